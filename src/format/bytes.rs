@@ -1,0 +1,40 @@
+//! Little-endian numbers in byte slices at fixed offsets.
+//!
+//! The callers pass slices of known size with constant offsets, so that the bounds checks vanish.
+
+pub(crate) fn u16_at(bytes: &[u8], offset: usize) -> u16 {
+    u16::from_le_bytes(array_at(bytes, offset))
+}
+
+pub(crate) fn u32_at(bytes: &[u8], offset: usize) -> u32 {
+    u32::from_le_bytes(array_at(bytes, offset))
+}
+
+pub(crate) fn u64_at(bytes: &[u8], offset: usize) -> u64 {
+    u64::from_le_bytes(array_at(bytes, offset))
+}
+
+pub(crate) fn i64_at(bytes: &[u8], offset: usize) -> i64 {
+    i64::from_le_bytes(array_at(bytes, offset))
+}
+
+pub(crate) fn array_at<const N: usize>(bytes: &[u8], offset: usize) -> [u8; N] {
+    let mut array = [0; N];
+    array.copy_from_slice(&bytes[offset..offset + N]);
+    array
+}
+
+pub(crate) fn put(bytes: &mut [u8], offset: usize, value: &[u8]) {
+    bytes[offset..offset + value.len()].copy_from_slice(value);
+}
+
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    // Words first: recovery asks this of whole megabytes.
+    let (words, rest) = bytes.as_chunks::<64>();
+    words.iter().all(|word| word.iter().fold(0, |sum, byte| sum | byte) == 0) && rest.iter().all(|byte| *byte == 0)
+}
+
+/// The next multiple of 8: where a frame ends.
+pub(crate) const fn align8(length: usize) -> usize {
+    (length + 7) & !7
+}

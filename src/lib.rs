@@ -1,0 +1,9 @@
+//! annals: an embedded event store.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![allow(dead_code, unused_imports, reason = "the layers that use it follow")]
+
+pub use error::Error;
+mod error;
+mod format;
+pub mod limits;
+mod types;
