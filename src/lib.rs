@@ -3,7 +3,11 @@
 #![allow(dead_code, unused_imports, reason = "the layers that use it follow")]
 
 pub use error::Error;
+mod clock;
 mod error;
 mod format;
 pub mod limits;
+mod observe;
+mod randomness;
+mod storage;
 mod types;

@@ -1,0 +1,67 @@
+//! Putting a whole directory in its place: made beside it under another name, complete when it gets its own.
+
+#![allow(clippy::disallowed_methods, reason = "this is part of the module that files belong to")]
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use super::{Disk, RealDisk};
+
+impl RealDisk {
+    /// Whether nothing is at the path of the directory, or an empty directory.
+    pub(crate) fn is_vacant(&self) -> io::Result<bool> {
+        match fs::read_dir(self.locate("")) {
+            Ok(mut entries) => Ok(entries.next().is_none()),
+            Err(error) => match error.kind() {
+                io::ErrorKind::NotFound => Ok(true),
+                io::ErrorKind::NotADirectory => Ok(false),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// The directory beside this one whose name has `suffix` behind it.
+    pub(crate) fn sibling(&self, suffix: &str) -> RealDisk {
+        let mut path = self.locate("").into_os_string();
+        path.push(suffix);
+        RealDisk::new(PathBuf::from(path))
+    }
+
+    /// Renames the directory to `target`, where nothing is or an empty directory. Atomic, and durable when it returns.
+    pub(crate) fn place_at(&self, target: &RealDisk) -> io::Result<()> {
+        // Only some systems rename over an empty directory.
+        match target.remove_dir("") {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let path = target.locate("");
+        fs::rename(self.locate(""), &path)?;
+        path.parent().map_or(Ok(()), |parent| RealDisk::new(parent).sync_dir(""))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_takes_a_vacant_place_and_no_other() {
+        let root = tempfile::tempdir().unwrap();
+        let target = RealDisk::new(root.path().join("target"));
+        let made = target.sibling(".tmp");
+        assert_eq!(made.locate(""), root.path().join("target.tmp"));
+        made.create_dir("log").unwrap();
+        assert!(target.is_vacant().unwrap() && !made.is_vacant().unwrap());
+        target.create_dir("").unwrap();
+        assert!(target.is_vacant().unwrap());
+        made.place_at(&target).unwrap();
+        assert!(!target.is_vacant().unwrap() && made.is_vacant().unwrap());
+        made.create_dir("").unwrap();
+        made.place_at(&target).unwrap_err();
+        assert!(target.locate("log").is_dir());
+        let file = RealDisk::new(root.path().join("file"));
+        RealDisk::new(root.path()).create("file").unwrap();
+        assert!(!file.is_vacant().unwrap());
+    }
+}

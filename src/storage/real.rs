@@ -1,0 +1,368 @@
+//! The disk of the operating system: one directory, through `std::fs` and a few calls that it does not offer.
+
+#![allow(clippy::disallowed_methods, reason = "this is the module that files belong to")]
+
+use std::fs::{self, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use memmap2::MmapOptions;
+
+use super::{Access, Disk, File, Lock, Region};
+
+/// Zeros are written in pieces of this size where the system cannot reserve space.
+const ZEROS_BYTES: usize = 256 * 1024;
+
+/// A directory of the file system.
+#[derive(Debug, Clone)]
+pub(crate) struct RealDisk {
+    root: PathBuf,
+}
+
+impl RealDisk {
+    /// The directory at this path, which need not exist yet.
+    pub(crate) fn new(path: impl AsRef<Path>) -> Self {
+        let path = path.as_ref();
+        // Absolute, so that the store stays where it is when the process changes its working directory. Only an empty
+        // path has no absolute form: opening it fails later, with its name.
+        Self { root: std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()) }
+    }
+}
+
+impl Disk for RealDisk {
+    fn locate(&self, path: &str) -> PathBuf {
+        let mut place = self.root.clone();
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            debug_assert!(is_plain_name(name), "{path:?} leaves the directory of the store");
+            place.push(name);
+        }
+        place
+    }
+
+    fn exists(&self) -> bool {
+        self.root.is_dir()
+    }
+
+    fn create_dir(&self, dir: &str) -> io::Result<()> {
+        create_dir_durably(&self.locate(dir))
+    }
+
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        let entries = match fs::read_dir(self.locate(dir)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            // The store gives only plain names: one that is not Unicode is not its own.
+            if let Ok(name) = entry.file_name().into_string()
+                && !entry.file_type()?.is_dir()
+            {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn open(&self, path: &str, access: Access) -> io::Result<Arc<dyn File>> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(access == Access::ReadWrite);
+        Ok(Arc::new(RealFile { file: options.open(self.locate(path))? }))
+    }
+
+    fn create(&self, path: &str) -> io::Result<Arc<dyn File>> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        Ok(Arc::new(RealFile { file: options.open(self.locate(path))? }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.locate(from), self.locate(to))
+    }
+
+    fn remove(&self, path: &str) -> io::Result<()> {
+        fs::remove_file(self.locate(path))
+    }
+
+    fn remove_dir(&self, dir: &str) -> io::Result<()> {
+        fs::remove_dir(self.locate(dir))
+    }
+
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        sync_dir(&self.locate(dir))
+    }
+
+    fn lock(&self, path: &str) -> io::Result<Option<Lock>> {
+        // The file is never removed: a lock on a file that has lost its name would exclude nobody.
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let file = options.open(self.locate(path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Lock::held_by(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+/// An open file of the file system.
+#[derive(Debug)]
+struct RealFile {
+    file: fs::File,
+}
+
+impl File for RealFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buffer.len() {
+            match read_once(&self.file, &mut buffer[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let mut done = 0;
+        while done < bytes.len() {
+            match write_once(&self.file, &bytes[done..], offset + done as u64) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        sync_once(&self.file)
+    }
+
+    fn skip_hole(&self, offset: u64) -> io::Result<u64> {
+        next_data(&self.file, offset)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        match reserve(&self.file, len) {
+            Ok(true) => Ok(()),
+            Ok(false) => self.append_zeros(len),
+            Err(error) => Err(error),
+        }
+        .map_err(as_storage_full)
+    }
+
+    fn map(&self, len: u64) -> io::Result<Region> {
+        // A page behind the end of the file would raise a signal when it is touched.
+        if len > self.len()? {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a map longer than the file"));
+        }
+        let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        MmapOptions::new().len(len).map_raw_read_only(&self.file).map(Region::of_map)
+    }
+}
+
+impl RealFile {
+    fn append_zeros(&self, len: u64) -> io::Result<()> {
+        let zeros = vec![0; ZEROS_BYTES];
+        let mut end = self.len()?;
+        while end < len {
+            let count = (len - end).min(ZEROS_BYTES as u64);
+            self.write_at(&zeros[..count as usize], end)?;
+            end += count;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a part of a path is a name, and not a way out of the directory.
+fn is_plain_name(name: &str) -> bool {
+    name != "." && name != ".." && !name.contains(['\\', ':', '\0'])
+}
+
+/// Creates a directory and what is missing above it, and makes the names durable.
+///
+/// Parents come first and are synced before anything is created in them. So only the deepest directory that exists can
+/// have been left unsynced by an earlier crash, and that one is synced even where it exists.
+fn create_dir_durably(dir: &Path) -> io::Result<()> {
+    match fs::create_dir(dir) {
+        Ok(()) => sync_parent(dir),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let parent = dir.parent().ok_or(error)?;
+            create_dir_durably(parent)?;
+            create_dir_durably(dir)
+        }
+        Err(_) if dir.is_dir() => sync_existing_name(dir),
+        Err(error) => Err(error),
+    }
+}
+
+fn sync_parent(dir: &Path) -> io::Result<()> {
+    dir.parent().map_or(Ok(()), sync_dir)
+}
+
+/// A directory that belongs to somebody else may be closed to us; whoever made it, it was not we who crashed there.
+fn sync_existing_name(dir: &Path) -> io::Result<()> {
+    match sync_parent(dir) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        result => result,
+    }
+}
+
+#[cfg(unix)]
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    fs::File::open(dir)?.sync_all()
+}
+
+#[cfg(not(unix))]
+#[allow(clippy::unnecessary_wraps, reason = "it can fail elsewhere")]
+fn sync_dir(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// One call and no other: `std` would try again after an interruption, and a sync is never tried again.
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+fn sync_once(file: &fs::File) -> io::Result<()> {
+    Ok(rustix::fs::fdatasync(file)?)
+}
+
+/// On Apple's systems this flushes the cache of the disk as well, which a plain fsync does not.
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+fn sync_once(file: &fs::File) -> io::Result<()> {
+    file.sync_data()
+}
+
+/// Reserves space and extends the file; `false` if the file system cannot.
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+fn reserve(file: &fs::File, len: u64) -> io::Result<bool> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    use rustix::io::{Errno, retry_on_intr};
+
+    if len == 0 {
+        return Ok(true);
+    }
+    // Without KEEP_SIZE: a sync that need not change the length of the file is cheaper.
+    match retry_on_intr(|| fallocate(file, FallocateFlags::empty(), 0, len)) {
+        Ok(()) => Ok(true),
+        // ZFS says that the argument is invalid.
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+#[allow(clippy::unnecessary_wraps, reason = "it can fail elsewhere")]
+fn reserve(_: &fs::File, _: u64) -> io::Result<bool> {
+    Ok(false)
+}
+
+/// A quota and a limit on the size of files are full disks to the caller.
+fn as_storage_full(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => io::Error::new(io::ErrorKind::StorageFull, error),
+        _ => error,
+    }
+}
+
+#[cfg(unix)]
+fn read_once(file: &fs::File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::read_at(file, buffer, offset)
+}
+
+#[cfg(windows)]
+fn read_once(file: &fs::File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    std::os::windows::fs::FileExt::seek_read(file, buffer, offset)
+}
+
+#[cfg(unix)]
+fn write_once(file: &fs::File, bytes: &[u8], offset: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::write_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+fn write_once(file: &fs::File, bytes: &[u8], offset: u64) -> io::Result<usize> {
+    std::os::windows::fs::FileExt::seek_write(file, bytes, offset)
+}
+
+/// Where the file system says that data begin again, `offset` where it cannot say.
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+fn next_data(file: &fs::File, offset: u64) -> io::Result<u64> {
+    // The cursor that this moves is used by nobody: all reads and writes name their offset.
+    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(offset)) {
+        Ok(found) => Ok(found),
+        Err(rustix::io::Errno::NXIO) => Ok(file.metadata()?.len().max(offset)),
+        Err(_) => Ok(offset),
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+fn next_data(_file: &fs::File, offset: u64) -> io::Result<u64> {
+    Ok(offset)
+}
+
+#[cfg(test)]
+#[cfg(not(miri))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_joined_name_by_name_below_an_absolute_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = RealDisk::new(dir.path());
+        assert_eq!(disk.locate("log/1.segment"), dir.path().join("log").join("1.segment"));
+        assert_eq!(disk.locate("/log//1"), dir.path().join("log").join("1"));
+        assert_eq!(disk.locate(""), dir.path());
+        assert!(RealDisk::new("relative").locate("").is_absolute());
+        assert!(!RealDisk::new("").exists());
+    }
+
+    #[test]
+    #[should_panic(expected = "leaves the directory")]
+    #[cfg(debug_assertions)]
+    fn a_path_never_leaves_the_directory() {
+        RealDisk::new("store").locate("log/../../passwords");
+    }
+
+    #[test]
+    fn zeros_are_written_where_space_cannot_be_reserved() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = fs::File::create_new(dir.path().join("file")).unwrap();
+        let file = RealFile { file };
+        file.write_at(b"abc", 0).unwrap();
+        file.append_zeros(3).unwrap();
+        assert_eq!(file.len().unwrap(), 3);
+        file.append_zeros(ZEROS_BYTES as u64 + 5).unwrap();
+        assert_eq!(file.len().unwrap(), ZEROS_BYTES as u64 + 5);
+        let bytes = fs::read(dir.path().join("file")).unwrap();
+        assert_eq!(&bytes[..3], b"abc");
+        assert!(bytes[3..].iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn quotas_and_limits_are_full_disks() {
+        for kind in [io::ErrorKind::QuotaExceeded, io::ErrorKind::FileTooLarge, io::ErrorKind::StorageFull] {
+            assert_eq!(as_storage_full(kind.into()).kind(), io::ErrorKind::StorageFull);
+        }
+        assert_eq!(as_storage_full(io::ErrorKind::NotFound.into()).kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn names_that_are_not_unicode_are_not_listed() {
+        use std::os::unix::ffi::OsStrExt;
+        let dir = tempfile::tempdir().unwrap();
+        // Some file systems refuse such a name: then there is nothing to skip.
+        let _ = fs::write(dir.path().join(std::ffi::OsStr::from_bytes(b"\xFF")), b"");
+        fs::write(dir.path().join("file"), b"").unwrap();
+        assert_eq!(RealDisk::new(dir.path()).list("").unwrap(), ["file"]);
+    }
+}
