@@ -7,6 +7,7 @@ mod clock;
 mod error;
 mod format;
 pub mod limits;
+mod log;
 mod observe;
 mod randomness;
 mod storage;

@@ -1,0 +1,106 @@
+//! A batch: the frames that are staged while the batch before is written, and then written together.
+
+use std::sync::Arc;
+
+use super::segment::Segment;
+
+/// Frames that follow each other in one segment.
+#[derive(Debug)]
+pub(super) struct Piece {
+    pub(super) segment: Arc<Segment>,
+    /// Where in the segment the first frame goes.
+    pub(super) offset: u64,
+    /// The frames' bytes in the batch.
+    pub(super) bytes: std::ops::Range<usize>,
+    /// The first frame is a start frame: everything before it must be synced before it is written.
+    pub(super) starts_segment: bool,
+    /// The position, and the header checksum, of the last frame.
+    pub(super) last_position: u64,
+    pub(super) checksum: u32,
+}
+
+impl Piece {
+    pub(super) fn end(&self) -> u64 {
+        self.offset + self.bytes.len() as u64
+    }
+}
+
+/// How far the beginning of a batch reaches that asks for no sync: it is visible as soon as it is written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unsynced {
+    pub(super) piece: usize,
+    pub(super) end: u64,
+    pub(super) position: u64,
+}
+
+/// Frames of one group commit.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// Counts the batches of the process, from 0.
+    pub(super) number: u64,
+    pub(super) bytes: Vec<u8>,
+    pub(super) pieces: Vec<Piece>,
+    /// Somebody waits for the sync.
+    pub(super) wants_sync: bool,
+    /// The part before the first commit that asks for a sync.
+    pub(super) unsynced: Option<Unsynced>,
+}
+
+impl Batch {
+    pub(super) fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// Drops the bytes of a frame whose encoding panicked: they would be written between two frames.
+    pub(super) fn discard_unfinished(&mut self) {
+        self.bytes.truncate(self.pieces.last().map_or(0, |piece| piece.bytes.end));
+    }
+
+    /// Notes that `frame_len` bytes of a frame were appended to `bytes`, for this place.
+    pub(super) fn push(&mut self, segment: &Arc<Segment>, offset: u64, frame_len: usize, position: u64, checksum: u32) {
+        let end = self.bytes.len();
+        let starts_segment = offset == super::FIRST_FRAME;
+        match self.pieces.last_mut() {
+            Some(piece) if !starts_segment => {
+                debug_assert_eq!(piece.end(), offset);
+                piece.bytes.end = end;
+                piece.last_position = position;
+                piece.checksum = checksum;
+            }
+            _ => self.pieces.push(Piece {
+                segment: Arc::clone(segment),
+                offset,
+                bytes: end - frame_len..end,
+                starts_segment,
+                last_position: position,
+                checksum,
+            }),
+        }
+        if !self.wants_sync {
+            self.unsynced = Some(Unsynced { piece: self.pieces.len() - 1, end: offset + frame_len as u64, position });
+        }
+    }
+
+    /// The last position of the batch.
+    pub(super) fn last_position(&self) -> u64 {
+        self.pieces.last().map_or(0, |piece| piece.last_position)
+    }
+
+    /// Lets readers see the bytes of the batch up to `end` in piece number `last`.
+    pub(super) fn publish(&self, last: usize, end: u64) {
+        for (index, piece) in self.pieces.iter().enumerate().take(last + 1) {
+            piece.segment.publish(if index == last { end } else { piece.end() });
+        }
+    }
+
+    /// Empties the batch, keeping its memory, and numbers it anew.
+    pub(super) fn reset(&mut self, number: u64) {
+        const KEPT_BYTES: usize = 1024 * 1024;
+        self.number = number;
+        self.bytes.clear();
+        self.bytes.shrink_to(KEPT_BYTES);
+        self.pieces.clear();
+        self.wants_sync = false;
+        self.unsynced = None;
+    }
+}

@@ -1,0 +1,173 @@
+//! What was written and not yet synced, and the one way to sync it.
+//!
+//! Syncs are serialised: on Linux an error of one is reported once, so that a second sync beside it could succeed with
+//! the data lost. After a failure no sync is ever tried again.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::Log;
+use super::batch::Piece;
+use super::segment::Segment;
+use crate::error::{Error, Result};
+use crate::format::synced_head::SyncedHead;
+use crate::storage::File;
+
+/// The end of what was written.
+#[derive(Debug, Clone)]
+pub(super) struct WrittenEnd {
+    pub(super) position: u64,
+    pub(super) segment: u64,
+    pub(super) offset: u64,
+    /// Log address of the end.
+    pub(super) address: u64,
+    /// Header checksum of the last frame.
+    pub(super) checksum: u32,
+}
+
+#[derive(Debug)]
+struct Written {
+    end: WrittenEnd,
+    /// Segments with bytes that are not synced, in order.
+    dirty: Vec<Arc<Segment>>,
+}
+
+/// How the last sync ended.
+#[derive(Debug)]
+enum Outcome {
+    Good,
+    /// It has begun. Whoever finds this when it is its turn knows that the thread before it panicked.
+    Begun,
+    Failed(Error),
+}
+
+/// Syncs what was written.
+#[derive(Debug)]
+pub(super) struct Syncer {
+    /// Held during a sync.
+    turn: Mutex<Outcome>,
+    written: Mutex<Written>,
+    unsynced_bytes: AtomicU64,
+    /// Log address up to which everything is synced.
+    synced_address: AtomicU64,
+    synced_head: Arc<dyn File>,
+}
+
+impl Syncer {
+    pub(super) fn new(end: WrittenEnd, synced_head: Arc<dyn File>) -> Self {
+        let synced_address = AtomicU64::new(end.address);
+        let written = Written { end, dirty: Vec::new() };
+        Self {
+            turn: Mutex::new(Outcome::Good),
+            written: Mutex::new(written),
+            unsynced_bytes: AtomicU64::new(0),
+            synced_address,
+            synced_head,
+        }
+    }
+
+    /// Notes what was handed to the operating system. Called in the order of the log.
+    pub(super) fn note_written(&self, piece: &Piece) {
+        let mut written = self.written.lock();
+        written.end = WrittenEnd {
+            position: piece.last_position,
+            segment: piece.segment.number,
+            offset: piece.end(),
+            address: piece.segment.base + piece.end(),
+            checksum: piece.checksum,
+        };
+        if written.dirty.last().is_none_or(|last| last.number != piece.segment.number) {
+            written.dirty.push(Arc::clone(&piece.segment));
+        }
+        self.unsynced_bytes.fetch_add(piece.bytes.len() as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn synced_address(&self) -> u64 {
+        self.synced_address.load(Ordering::Acquire)
+    }
+
+    pub(super) fn unsynced_bytes(&self) -> u64 {
+        self.unsynced_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether everything that was written is synced.
+    pub(super) fn is_clean(&self) -> bool {
+        // Not whether anything is left for the next sync: one that has begun may fail.
+        self.written.lock().end.address == self.synced_address()
+    }
+
+    /// Makes everything durable that was written before the call. An error is final: every later call gets it too.
+    pub(super) fn sync(&self, log: &Log) -> Result<()> {
+        let mut outcome = self.turn.lock();
+        match &*outcome {
+            Outcome::Good => {}
+            Outcome::Begun => {
+                let panicked = std::io::Error::other("the syncing thread panicked");
+                let error = Error::io("sync", log.disk().locate(super::LOG_DIR), panicked);
+                *outcome = Outcome::Failed(error.clone());
+                return Err(error);
+            }
+            Outcome::Failed(error) => return Err(error.clone()),
+        }
+        let (end, dirty) = {
+            let mut written = self.written.lock();
+            self.unsynced_bytes.store(0, Ordering::Relaxed);
+            (written.end.clone(), std::mem::take(&mut written.dirty))
+        };
+        if dirty.is_empty() {
+            return Ok(());
+        }
+        *outcome = Outcome::Begun;
+        if let Err(error) = dirty.iter().try_for_each(|segment| segment.sync()) {
+            *outcome = Outcome::Failed(error.clone());
+            return Err(error);
+        }
+        *outcome = Outcome::Good;
+        self.synced_address.store(end.address, Ordering::Release);
+        log.confirm(end.position);
+        self.tell(log, &end);
+        Ok(())
+    }
+
+    /// Tells other processes, and the next recovery, how far the log is synced. The log does not need it, and an older
+    /// one is still true: a failure loses nothing.
+    fn tell(&self, log: &Log, end: &WrittenEnd) {
+        let _ = self.write_told(log, end, false);
+    }
+
+    /// Takes back, durably, that the log was closed: something may be behind that place from now on.
+    pub(super) fn tell_opened(&self, log: &Log) -> io::Result<()> {
+        self.write_told(log, &self.written.lock().end, false)?;
+        self.synced_head.sync()
+    }
+
+    /// Tells that the log is closed at its end, if all of it is synced.
+    pub(super) fn tell_closed(&self, log: &Log) {
+        let outcome = self.turn.lock();
+        let written = self.written.lock();
+        let is_synced = matches!(*outcome, Outcome::Good) && written.end.address == self.synced_address();
+        if is_synced && self.write_told(log, &written.end, true).is_ok() {
+            self.sync_told();
+        }
+    }
+
+    fn write_told(&self, log: &Log, end: &WrittenEnd, closed: bool) -> io::Result<()> {
+        let head = SyncedHead {
+            store: log.store(),
+            position: end.position,
+            segment: end.segment,
+            end: end.offset,
+            checksum: end.checksum,
+            closed,
+        };
+        self.synced_head.write_at(&head.encode(), 0)
+    }
+
+    /// Makes the synced head itself durable, so that a later damage of the log's end cannot pass for a torn tail.
+    pub(super) fn sync_told(&self) {
+        let _ = self.synced_head.sync();
+    }
+}
