@@ -6,6 +6,7 @@ pub use error::Error;
 mod clock;
 mod error;
 mod format;
+mod index;
 pub mod limits;
 mod log;
 mod observe;

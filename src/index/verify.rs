@@ -1,0 +1,415 @@
+//! Verification of the index: every page of every file, and what the files say held against the log, event by event.
+//!
+//! The log is read in order by someone else, who shows each commit here. A positions file is compared at once. Of a run
+//! only a digest of the postings of each key is kept, so that its file is read once, front to back, when the log has
+//! passed its last position. Memory grows with the number of keys in the largest run, by about 40 bytes each.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::fault::{IndexError, IndexFault, IndexFile, Result};
+use super::key::EventKeys;
+use super::paged::{Files, Unusable};
+use super::positions::{Positions, PositionsFile};
+use super::run::Run;
+use super::window::FrameAt;
+use crate::format::page::PAGE_BYTES;
+use crate::format::positions::{Checkpoint, ZONE_POSITIONS, Zone};
+use crate::randomness::SystemRandomness;
+use crate::storage::{Disk, ReadMode};
+use crate::types::StoreId;
+
+/// What becomes of a file whose pages are damaged.
+const REBUILT: &str = "it is rebuilt from the log by the next writer that needs it";
+/// What is to be done with a file whose pages are whole, and wrong.
+const WRONG: &str = "delete the file: it is rebuilt from the log";
+
+/// Something in an index file that is not as the log says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct IndexProblem {
+    pub(crate) file: PathBuf,
+    pub(crate) offset: u64,
+    pub(crate) reason: String,
+}
+
+/// The files of an index while the log is read beside them.
+pub(crate) struct IndexAudit {
+    disk: Arc<dyn Disk>,
+    /// In order, without those that are part of another one.
+    runs: std::collections::VecDeque<Arc<Run>>,
+    tally: Tally,
+    positions: HashMap<u64, PositionsAudit>,
+    /// The position behind the last one that was shown; `None` before the first.
+    next: Option<u64>,
+    /// The first position that the log still has.
+    kept_from: u64,
+    problems: Vec<IndexProblem>,
+}
+
+impl IndexAudit {
+    /// Opens the files and verifies all their pages; `read` is told how many bytes that were. To be called before the
+    /// log is looked at, so that the log has all that they cover.
+    pub(crate) fn open(disk: Arc<dyn Disk>, store: StoreId, read: &mut dyn FnMut(u64)) -> Result<Self> {
+        let files = Files { disk, store, mode: ReadMode::Pread, randomness: Arc::new(SystemRandomness::new()) };
+        let (mut runs, mut positions, mut problems) = (Vec::new(), HashMap::new(), Vec::new());
+        for name in files.list()? {
+            let Some(id) = IndexFile::parse(&name) else { continue };
+            let opened = match id {
+                IndexFile::Run { first, last } => Run::open(&files, first, last).map(|run| {
+                    read(run.bytes());
+                    if note_pages(&mut problems, run.verify()) {
+                        runs.push(Arc::new(run));
+                    }
+                }),
+                IndexFile::Positions { segment } => PositionsFile::open(&files, segment).map(|file| {
+                    read(file.header().layout().map_or(0, |layout| layout.pages * PAGE_BYTES as u64));
+                    if note_pages(&mut problems, file.verify()) {
+                        positions.insert(segment, PositionsAudit::new(file, files.disk.locate(&id.path())));
+                    }
+                }),
+            };
+            if let Err(Unusable::Bad) = opened {
+                let reason = format!("the index file is damaged, or of another version or store; {REBUILT}");
+                problems.push(IndexProblem { file: files.disk.locate(&id.path()), offset: 0, reason });
+            }
+        }
+        let runs = without_leftovers(runs).into();
+        Ok(Self { disk: files.disk, runs, tally: Tally::default(), positions, next: None, kept_from: 0, problems })
+    }
+
+    /// A segment follows.
+    pub(crate) fn begin_segment(&mut self, number: u64, salt: u64, first_position: u64) {
+        if self.next.is_none() {
+            (self.next, self.kept_from) = (Some(first_position), first_position);
+        }
+        if let Some(audit) = self.positions.get_mut(&number)
+            && (audit.file.header().salt, audit.file.header().first) != (salt, first_position)
+        {
+            let problem = audit.problem(&format!("the index file is of another history; {REBUILT}"));
+            self.problems.push(problem);
+            self.positions.remove(&number);
+        }
+    }
+
+    /// A commit of the log, in the order of the log; some may be left out.
+    pub(crate) fn add(&mut self, frame: FrameAt, events: &[EventKeys<'_>]) {
+        self.skip_to(frame.first_position);
+        if let Some(audit) = self.positions.get_mut(&frame.segment)
+            && let Err(reason) = audit.compare(frame, events)
+        {
+            let problem = audit.problem(&format!("{reason}; {WRONG}"));
+            self.problems.push(problem);
+            self.positions.remove(&frame.segment);
+        }
+        for (position, event) in (frame.first_position..).zip(events) {
+            self.add_to_run(position, frame, event);
+        }
+        self.next = Some(frame.first_position + events.len() as u64);
+    }
+
+    /// Positions that were left out: what covers them cannot be compared.
+    fn skip_to(&mut self, position: u64) {
+        while self.next.is_some_and(|next| next < position)
+            && let Some(run) = self.runs.front()
+            && run.first() < position
+        {
+            self.runs.pop_front();
+            self.tally = Tally::default();
+        }
+    }
+
+    fn add_to_run(&mut self, position: u64, frame: FrameAt, event: &EventKeys<'_>) {
+        // What ends before the log begins is left over.
+        while self.runs.front().is_some_and(|run| run.last() < position) {
+            self.runs.pop_front();
+        }
+        let Some(run) = self.runs.front().filter(|run| run.first() <= position) else { return };
+        self.tally.add(event, (position - run.first()) as u32);
+        if position == run.last() {
+            let run = Arc::clone(run);
+            self.runs.pop_front();
+            self.finish_run(&run, frame);
+        }
+    }
+
+    fn finish_run(&mut self, run: &Run, frame: FrameAt) {
+        let tally = std::mem::take(&mut self.tally);
+        let is_of_log = run.header().checksum == frame.checksum;
+        let compared =
+            if is_of_log { tally.compare(run, self.kept_from) } else { Ok(Some("the run is of another history")) };
+        match compared {
+            Ok(None) => {}
+            Ok(Some(reason)) => self.problems.push(run_problem(&*self.disk, run, &format!("{reason}; {WRONG}"))),
+            // The pages were whole when the file was opened.
+            Err(IndexError::Damaged(fault)) => self.problems.push(page_problem(*fault)),
+            Err(IndexError::Failed(error)) => self.problems.push(run_problem(&*self.disk, run, &error.to_string())),
+        }
+    }
+
+    /// The log was read to its end, if `is_whole`; what is wrong with the files.
+    pub(crate) fn finish(mut self, is_whole: bool) -> Vec<IndexProblem> {
+        if !is_whole {
+            return self.problems;
+        }
+        let next = self.next.unwrap_or(1);
+        let reason = format!("the index file covers positions that the log does not have; {REBUILT}");
+        let disk = &*self.disk;
+        let runs = self.runs.iter().filter(|run| run.last() >= next);
+        self.problems.extend(runs.map(|run| run_problem(disk, run, &reason)));
+        let positions = self.positions.values().filter(|audit| audit.file.header().last() >= next);
+        self.problems.extend(positions.map(|audit| audit.problem(&reason)));
+        self.problems
+    }
+}
+
+/// A positions file while the log is read beside it.
+struct PositionsAudit {
+    file: Arc<PositionsFile>,
+    path: PathBuf,
+    zone: Zone,
+    /// Positions whose times are in the zone.
+    zone_count: u64,
+}
+
+impl PositionsAudit {
+    fn new(file: PositionsFile, path: PathBuf) -> Self {
+        Self { file: Arc::new(file), path, zone: Zone::EMPTY, zone_count: 0 }
+    }
+
+    fn problem(&self, reason: &str) -> IndexProblem {
+        IndexProblem { file: self.path.clone(), offset: 0, reason: reason.to_owned() }
+    }
+
+    fn compare(&mut self, frame: FrameAt, events: &[EventKeys<'_>]) -> Result<(), String> {
+        let header = *self.file.header();
+        let positions = Positions::File(Arc::clone(&self.file));
+        for (position, event) in (frame.first_position..).zip(events) {
+            if position > header.last() {
+                break;
+            }
+            if !matches!(positions.offset_of(position), Ok(Some(offset)) if offset == frame.offset) {
+                return Err(format!("the index leads position {position} to another frame"));
+            }
+            let in_zone = (position - header.first) % ZONE_POSITIONS;
+            if in_zone == 0 {
+                (self.zone, self.zone_count) = (Zone::EMPTY, 0);
+            }
+            self.zone.add_time(event.time);
+            self.zone_count += 1;
+            let is_zone_end = in_zone + 1 == ZONE_POSITIONS || position == header.last();
+            // A zone of which commits were left out cannot be compared.
+            if is_zone_end && self.zone_count == in_zone + 1 {
+                let zone = positions.zone_of(header.first, position);
+                if !matches!(zone, Ok(Some(zone)) if zone == self.zone) {
+                    return Err(format!("the times of the zone of position {position} are not those of its events"));
+                }
+            }
+        }
+        let end = frame.first_position + events.len() as u64 - 1;
+        let here = Checkpoint { offset: frame.offset, end: frame.end, checksum: frame.checksum };
+        match (frame.first_position..=end).contains(&header.last()) {
+            true if header.last() < end => Err("the index file ends inside a commit".into()),
+            true if header.checkpoint != here => Err("the checkpoint is not the last frame that is covered".into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What the log says of the postings of a run: a digest for each key.
+#[derive(Default)]
+struct Tally {
+    keys: HashMap<u64, Digest>,
+}
+
+/// A list of postings, told apart from every other by chance alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Digest {
+    count: u32,
+    last: u32,
+    hash: u64,
+}
+
+impl Digest {
+    fn add(&mut self, posting: u32) {
+        self.count += 1;
+        self.last = posting;
+        // Odd multipliers lose nothing, the rotation lets high bits act on low ones: order and value both count.
+        let mixed = (u64::from(posting) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.hash = (self.hash.rotate_left(23) ^ mixed).wrapping_mul(0xC2B2_AE3D_27D4_EB4F);
+    }
+}
+
+impl Tally {
+    fn add(&mut self, event: &EventKeys<'_>, posting: u32) {
+        for key in event.keys() {
+            match self.keys.entry(key.hash) {
+                // Two names of one event that share a hash share a posting.
+                Entry::Occupied(digest) if digest.get().last == posting => {}
+                Entry::Occupied(mut digest) => digest.get_mut().add(posting),
+                Entry::Vacant(entry) => entry.insert(Digest::default()).add(posting),
+            }
+        }
+    }
+
+    /// Reads a run and says in what it differs; postings before `kept_from` do not matter.
+    fn compare(mut self, run: &Run, kept_from: u64) -> Result<Option<&'static str>> {
+        let header = *run.header();
+        let (mut start, mut before) = (0, None);
+        for index in 0..header.entries {
+            let entry = run.entry(index)?;
+            if before.is_some_and(|before| before >= entry.key) || entry.start != start {
+                return Ok(Some("the entries of the run are not in order"));
+            }
+            let found = run.found(&entry)?;
+            let Some(digest) = digest_of(run, entry.start, entry.count, kept_from)? else {
+                return Ok(Some("the postings of a key are not in order"));
+            };
+            let known = self.keys.remove(&entry.key).unwrap_or_default();
+            if known != digest || (digest.count > 0 && digest.last != entry.last) {
+                return Ok(Some("the postings of a key are not the events that carry it"));
+            }
+            if run.lookup(entry.key)? != Some(found) {
+                return Ok(Some("a key of the run is not found by its filter and directory"));
+            }
+            (start, before) = (start + u64::from(entry.count), Some(entry.key));
+        }
+        let is_complete = self.keys.is_empty() && start == header.postings;
+        Ok((!is_complete).then_some("the run lacks a key of an event, or has postings without a key"))
+    }
+}
+
+/// The digest of postings that ascend, without those before a position; `None` if they do not ascend.
+fn digest_of(run: &Run, start: u64, count: u32, kept_from: u64) -> Result<Option<Digest>> {
+    let (mut digest, mut before) = (Digest::default(), None);
+    for index in start..start + u64::from(count) {
+        let posting = run.posting(index)?;
+        if before.is_some_and(|before| before >= posting) {
+            return Ok(None);
+        }
+        before = Some(posting);
+        if run.first() + u64::from(posting) >= kept_from {
+            digest.add(posting);
+        }
+    }
+    Ok(Some(digest))
+}
+
+/// The runs in order, without those that are part of another one: a merge left them over.
+fn without_leftovers(mut runs: Vec<Arc<Run>>) -> Vec<Arc<Run>> {
+    runs.sort_by_key(|run| (run.first(), u64::MAX - run.last()));
+    let mut next = 0;
+    runs.retain(|run| {
+        let is_needed = run.first() >= next;
+        if is_needed {
+            next = run.last() + 1;
+        }
+        is_needed
+    });
+    runs
+}
+
+/// Notes the faults of a file's pages; whether it has none.
+fn note_pages(problems: &mut Vec<IndexProblem>, faults: Vec<IndexFault>) -> bool {
+    let is_whole = faults.is_empty();
+    problems.extend(faults.into_iter().map(page_problem));
+    is_whole
+}
+
+fn page_problem(fault: IndexFault) -> IndexProblem {
+    IndexProblem { file: fault.path, offset: fault.offset, reason: format!("{}; {REBUILT}", fault.reason) }
+}
+
+fn run_problem(disk: &dyn Disk, run: &Run, reason: &str) -> IndexProblem {
+    IndexProblem { file: disk.locate(&run.id().path()), offset: 0, reason: reason.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::key::KeySeed;
+    use crate::index::paged::tests::files;
+    use crate::index::positions::PositionTable;
+    use crate::index::run;
+    use crate::index::window::{SegmentId, Window};
+
+    const SEGMENT: SegmentId = SegmentId { number: 3, salt: 9, first: 1 };
+    const COUNT: u64 = 1_200;
+
+    fn frame(position: u64) -> FrameAt {
+        let offset = 64 + position * 16;
+        FrameAt { segment: 3, offset, end: offset + 16, checksum: position as u32, first_position: position }
+    }
+
+    fn event(seed: KeySeed, position: u64, streams: &[String]) -> EventKeys<'_> {
+        let stream = &streams[position as usize % streams.len()];
+        seed.event(stream, "type", ["tag"], position as i64, 1)
+    }
+
+    fn streams(count: u64) -> Vec<String> {
+        (0..count).map(|number| format!("s-{number}")).collect()
+    }
+
+    /// Writes an index of events that are changed by `change`, and reads it beside those that are not.
+    fn problems(change: impl Fn(u64) -> (u64, FrameAt), shown: impl Fn(u64) -> bool) -> Vec<String> {
+        let (_, files) = files(ReadMode::Pread);
+        let (seed, streams) = (KeySeed::of(files.store), streams(7));
+        let window = Window::new(SEGMENT, 1);
+        let mut table = PositionTable::new(1, 1);
+        for position in 1..=COUNT {
+            let (of, at) = change(position);
+            window.insert(at, [event(seed, of, &streams)]);
+            table.push(at.offset, of as i64);
+            table.end_commit(at);
+        }
+        run::write(&files, &window).unwrap();
+        Positions::None.write(&files, SEGMENT, &table).unwrap();
+        let mut bytes = 0;
+        let mut audit = IndexAudit::open(Arc::clone(&files.disk), files.store, &mut |read| bytes += read).unwrap();
+        assert!(bytes > 0 && bytes % PAGE_BYTES as u64 == 0);
+        audit.begin_segment(3, 9, 1);
+        for position in (1..=COUNT).filter(|position| shown(*position)) {
+            audit.add(frame(position), &[event(seed, position, &streams)]);
+        }
+        audit.finish(shown(COUNT)).into_iter().map(|problem| problem.reason).collect()
+    }
+
+    #[test]
+    fn an_index_of_the_same_events_is_right() {
+        assert_eq!(problems(|position| (position, frame(position)), |_| true), [""; 0]);
+    }
+
+    #[test]
+    fn an_event_that_is_found_by_another_name_is_noticed() {
+        // Its time stays in the range of its zone, so that the run alone is wrong.
+        let found = problems(|position| (if position == 700 { 701 } else { position }, frame(position)), |_| true);
+        assert_eq!(found, [format!("the postings of a key are not the events that carry it; {WRONG}")]);
+    }
+
+    #[test]
+    fn a_position_that_leads_elsewhere_is_noticed() {
+        let moved = |position| match position {
+            700 => FrameAt { offset: 64, ..frame(700) },
+            _ => frame(position),
+        };
+        let found = problems(|position| (position, moved(position)), |_| true);
+        assert_eq!(found, [format!("the index leads position 700 to another frame; {WRONG}")]);
+    }
+
+    #[test]
+    fn a_time_outside_of_its_zone_is_noticed() {
+        let found =
+            problems(|position| (if position == 513 { 513 + 7_000 } else { position }, frame(position)), |_| true);
+        assert_eq!(found.len(), 1);
+        assert!(found[0].starts_with("the times of the zone of position 1024"), "{found:?}");
+    }
+
+    #[test]
+    fn what_the_log_lost_is_not_held_against_the_index() {
+        let same = |position| (position, frame(position));
+        assert_eq!(problems(same, |position| position != 600), [""; 0]);
+        assert_eq!(problems(same, |position| position < 600), [""; 0]);
+        assert_eq!(problems(same, |position| position > 600), [""; 0]);
+    }
+}
