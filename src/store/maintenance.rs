@@ -1,0 +1,130 @@
+//! Background work: syncs what was handed to the operating system, marks the log when traffic stops, makes the next
+//! segment, writes the index of the newest events to disk, and merges its runs.
+//!
+//! One thread does it all, on the store's clock. Nothing here is needed for an append to be right: what cannot wait is
+//! done by the appends themselves.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::Inner;
+use crate::clock::Signal;
+use crate::error::{Error, Result};
+use crate::log::Appender;
+
+/// What the background thread remembers from one round to the next.
+#[derive(Debug, Default)]
+pub(super) struct Round {
+    /// The head at the last round, and since when it has not moved.
+    head: u64,
+    since: Duration,
+    /// Since when there is something to sync.
+    unsynced_since: Option<Duration>,
+    /// The same of the state, once it is open.
+    state: Option<Box<Round>>,
+}
+
+/// The background thread of a store.
+#[derive(Debug)]
+pub(super) struct Worker {
+    signal: Arc<Signal>,
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Worker {
+    /// Starts the thread.
+    pub(super) fn start(inner: &Arc<Inner>, signal: &Arc<Signal>) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let work = Work { inner: Arc::clone(inner), signal: Arc::clone(signal), stop: Arc::clone(&stop) };
+        let thread = std::thread::Builder::new()
+            .name("annals".into())
+            .spawn(move || work.run())
+            .map_err(|error| Error::io("start a thread for", inner.disk.locate(""), error))?;
+        Ok(Self { signal: Arc::clone(signal), stop, thread: Some(thread) })
+    }
+
+    /// Ends the thread and waits for it.
+    pub(super) fn stop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        self.signal.raise();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread was reported by its hook; the store goes on without background work.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Work {
+    inner: Arc<Inner>,
+    signal: Arc<Signal>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Work {
+    fn run(self) {
+        let mut round = Round::default();
+        while !self.stop.load(Ordering::Acquire) {
+            let deadline = self.inner.background_round(&mut round, &self.stop);
+            self.inner.clock.wait(&self.signal, deadline);
+        }
+    }
+}
+
+impl Inner {
+    /// One round of background work; returns when the next is due at the latest, `None` for when the signal is raised.
+    ///
+    /// Errors stay where they belong: one of the log poisons it and comes up at the next append; the index keeps in
+    /// memory what it could not write, and tries again.
+    pub(super) fn background_round(&self, round: &mut Round, stop: &AtomicBool) -> Option<Duration> {
+        let appender = self.appender().ok()?;
+        let _ = appender.make_spare();
+        let now = self.clock.monotonic();
+        let head = self.log.visible();
+        if head != round.head {
+            (round.head, round.since) = (head, now);
+        }
+        if appender.wants_sync() || round.unsynced_since.is_some_and(|since| now >= since + self.sync_delay) {
+            let _ = appender.sync();
+        }
+        while matches!(self.index.spill(self.decided()), Ok(true)) {}
+        while !stop.load(Ordering::Acquire) && matches!(self.index.merge(), Ok(true)) {}
+        if now >= round.since + self.mark_delay {
+            let _ = appender.mark();
+        }
+        round.unsynced_since = appender.has_unsynced().then(|| round.unsynced_since.unwrap_or(now));
+        let next = self.next_round(appender, round);
+        let next_of_state = self.state.background_round(&mut round.state, stop);
+        next.into_iter().chain(next_of_state).min()
+    }
+
+    fn next_round(&self, appender: &Appender, round: &Round) -> Option<Duration> {
+        if appender.failure().is_some() {
+            return None;
+        }
+        if appender.is_marked() {
+            // The next append raises the signal; one that came in between is seen here.
+            appender.rest();
+            return (!appender.is_marked()).then(|| self.clock.monotonic());
+        }
+        let sync_due = round.unsynced_since.map(|since| since + self.sync_delay);
+        sync_due.into_iter().chain([round.since + self.mark_delay]).min()
+    }
+
+    /// Up to where everything is both synced and visible. For a moment a leader has synced what it has not shown yet; if
+    /// that went to a run, lookups would find what nobody may see.
+    pub(super) fn decided(&self) -> u64 {
+        self.log.synced().min(self.log.visible())
+    }
+
+    /// Everything that background work would do now and later, at once.
+    pub(super) fn maintain(&self) -> Result<()> {
+        let appender = self.appender()?;
+        appender.make_spare()?;
+        appender.mark()?;
+        while self.index.spill(self.decided())? {}
+        while self.index.merge()? {}
+        self.state.maintain()
+    }
+}

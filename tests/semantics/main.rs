@@ -1,0 +1,25 @@
+//! What the store promises, case by case. The number in the name of a test is that of its group:
+//!
+//! | groups | what | module |
+//! |---|---|---|
+//! | 1 to 10 | appending: versions, several streams, check-only streams, results | `appending`, `limits` (8, 10), `concurrency` (3, 4) |
+//! | 11 to 15 | retrying: the same commit sent again is written once | `retrying` |
+//! | 16 to 22 | conditions: queries that no event may match | `conditions`, `concurrency` (19, 20, 22) |
+//! | 23 | what a check costs: nothing public counts it, so it is a benchmark | - |
+//! | 24 to 28 | reading: queries, ranges, directions, names, consistency | `reading`, `limits` (27), `concurrency` (28) |
+//! | words | visibility, durability, opening, closing, locks, readers beside a writer | `opening` |
+//!
+//! Every case runs in the worlds of `world`: in memory and in a directory, with usual and with tiny segments and index
+//! budgets, mapped and with `pread`, with background work and without, and reopened in between.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests use files and time directly")]
+
+mod appending;
+mod concurrency;
+mod conditions;
+mod limits;
+mod opening;
+mod reading;
+mod retrying;
+mod support;
+mod world;
