@@ -1,0 +1,14 @@
+//! Any sequence of appends, commits on conditions, reads and background work, beside a model of forty lines: same answers.
+
+#![no_main]
+
+use annals_fuzz::model::{Model, Operation};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|operations: Vec<Operation>| {
+    let mut model = Model::new();
+    for operation in &operations {
+        model.run(operation);
+    }
+    model.check_everything();
+});
