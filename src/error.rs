@@ -131,6 +131,16 @@ impl Error {
         Error::Io { operation, path: path.into(), source: Arc::new(source) }
     }
 
+    /// The same for what takes space: a full disk, or a used-up quota, is an error of its own.
+    pub(crate) fn io_or_full(operation: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Error::Full { path: path.into(), source: Arc::new(source) }
+            }
+            _ => Self::io(operation, path, source),
+        }
+    }
+
     pub(crate) fn corrupt(file: impl Into<PathBuf>, offset: u64, reason: impl Into<String>) -> Self {
         Error::Corrupt { file: file.into(), offset, reason: reason.into() }
     }

@@ -237,7 +237,7 @@ impl Index {
     /// Adds a commit, which need not be visible yet. Callers of this, `roll` and `freeze` take turns.
     #[inline]
     pub(crate) fn insert<'e>(&self, frame: FrameAt, events: impl IntoIterator<Item = impl Borrow<EventKeys<'e>>>) {
-        self.view.load().active().insert(frame, events);
+        self.view.load().insert(frame, events);
     }
 
     /// Goes on in a new segment.
@@ -253,7 +253,7 @@ impl Index {
 
     /// Whether the active window is full.
     pub(crate) fn is_over_budget(&self) -> bool {
-        self.options.limits.is_reached_by(self.view.load().active())
+        self.is_full(&self.view.load())
     }
 
     /// Freezes the active window, so that it can be spilled, and goes on in a new one.

@@ -124,7 +124,7 @@ impl Log {
     }
 
     /// The last synced position that is visible; 0 for none. A batch is synced before it is shown: who reads up to here
-    /// must not be led to bytes that are not published yet.
+    /// must not be led to bytes that are not published yet, and what goes to a run must be visible.
     pub(crate) fn synced(&self) -> u64 {
         let synced = self.synced.load(Ordering::Acquire);
         synced.min(self.visible())

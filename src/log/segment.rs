@@ -169,17 +169,21 @@ impl Segment {
     pub(crate) fn write(&self, bytes: &[u8], offset: u64) -> Result<()> {
         let mut writer = self.writer.lock();
         let writer = writer.as_mut().expect("only the active segment is written to");
-        writer.write(bytes, offset).map_err(|error| Error::io("write to", self.disk.locate(&self.path), error))
+        self.write_with(writer, bytes, offset)
     }
 
     /// Writes behind what is published, and publishes it.
     pub(crate) fn write_and_publish(&self, bytes: &[u8], offset: u64) -> Result<()> {
         let mut writer = self.writer.lock();
         let writer = writer.as_mut().expect("only the active segment is written to");
-        let written = writer.write(bytes, offset);
-        written.map_err(|error| Error::io("write to", self.disk.locate(&self.path), error))?;
+        self.write_with(writer, bytes, offset)?;
         writer.publish(offset + bytes.len() as u64);
         Ok(())
+    }
+
+    fn write_with(&self, writer: &mut FileWriter, bytes: &[u8], offset: u64) -> Result<()> {
+        let written = writer.write(bytes, offset);
+        written.map_err(|error| Error::io("write to", self.disk.locate(&self.path), error))
     }
 
     /// Lets readers see the bytes before `end`, which never change again.
@@ -189,7 +193,9 @@ impl Segment {
     }
 
     pub(crate) fn sync(&self) -> Result<()> {
-        self.open_file()?.sync().map_err(|error| Error::io("sync", self.disk.locate(&self.path), error))
+        // Through the descriptor that wrote: another one might not be told of an error.
+        let file = self.file()?.file().expect("a segment that was written to keeps its file open");
+        file.sync().map_err(|error| Error::io("sync", self.disk.locate(&self.path), error))
     }
 
     pub(crate) fn corrupt(&self, offset: u64, reason: &str) -> Error {
@@ -373,12 +379,7 @@ impl Spare {
         let header = SegmentHeader { store, number, salt, allocated: bytes };
         let path = path_of(number);
         let temporary = format!("{path}.tmp");
-        let failed = |operation, error: std::io::Error| match error.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                Error::Full { path: disk.locate(&path), source: Arc::new(error) }
-            }
-            _ => Error::io(operation, disk.locate(&path), error),
-        };
+        let failed = |operation, error| Error::io_or_full(operation, disk.locate(&path), error);
         let create = || -> Result<Arc<dyn File>> {
             let file = disk.create(&temporary).map_err(|error| failed("create", error))?;
             file.allocate(bytes).map_err(|error| failed("allocate", error))?;
@@ -406,10 +407,7 @@ impl Spare {
             return Ok(());
         }
         let path = disk.locate(&path_of(self.header.number));
-        self.file.allocate(bytes).map_err(|error| match error.kind() {
-            std::io::ErrorKind::StorageFull => Error::Full { path, source: Arc::new(error) },
-            _ => Error::io("allocate", path, error),
-        })?;
+        self.file.allocate(bytes).map_err(|error| Error::io_or_full("allocate", path, error))?;
         self.bytes = bytes;
         Ok(())
     }

@@ -231,13 +231,7 @@ impl Backup {
     }
 
     fn refused(&self, operation: &'static str, path: &str, error: std::io::Error) -> Error {
-        let path = self.disk.locate(path);
-        match error.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                Error::Full { path, source: Arc::new(error) }
-            }
-            _ => Error::io(operation, path, error),
-        }
+        Error::io_or_full(operation, self.disk.locate(path), error)
     }
 }
 

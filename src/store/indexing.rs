@@ -22,8 +22,6 @@ pub(super) struct Indexer<'a> {
     pub(super) log: &'a Log,
     pub(super) index: &'a Index,
     pub(super) seed: KeySeed,
-    /// The last position that may be spilled.
-    pub(super) decided: u64,
 }
 
 impl Indexer<'_> {
@@ -82,7 +80,7 @@ impl Indexer<'_> {
         self.index.insert(at, keys);
         if self.index.is_over_budget() {
             self.index.freeze();
-            while self.index.spill(self.decided)? {}
+            while self.index.spill(self.log.synced())? {}
         }
         Ok(())
     }
@@ -90,7 +88,7 @@ impl Indexer<'_> {
 
 impl Inner {
     fn indexer(&self) -> Indexer<'_> {
-        Indexer { log: &self.log, index: &self.index, seed: self.seed, decided: self.decided() }
+        Indexer { log: &self.log, index: &self.index, seed: self.seed }
     }
 
     pub(super) fn index_tail(&self) -> Result<u64> {
@@ -102,7 +100,7 @@ impl Inner {
         if self.index.active_log_bytes() >= SETTLED_BYTES_MIN {
             self.index.freeze();
         }
-        while self.index.spill(self.decided())? {}
+        while self.index.spill(self.log.synced())? {}
         Ok(())
     }
 

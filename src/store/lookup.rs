@@ -27,10 +27,14 @@ impl Inner {
         lookup().map_err(Error::from)
     }
 
+    fn place_of(&self, position: u64) -> Result<EventPlace> {
+        let place = self.with_repair(|| self.index.view().locate(position))?;
+        place.ok_or_else(|| self.lost(position))
+    }
+
     /// Where the frame of a visible position stands.
     pub(super) fn locate(&self, position: u64) -> Result<(Arc<Segment>, u64)> {
-        let place = self.with_repair(|| self.index.view().locate(position))?;
-        let EventPlace { segment, offset } = place.ok_or_else(|| self.lost(position))?;
+        let EventPlace { segment, offset } = self.place_of(position)?;
         Ok((self.log.segment(segment)?, offset))
     }
 
@@ -41,8 +45,7 @@ impl Inner {
 
     /// Shows the event at a visible position.
     pub(super) fn with_event<T>(&self, position: u64, show: impl FnOnce(&Event<'_>) -> T) -> Result<T> {
-        let place = self.with_repair(|| self.index.view().locate(position))?;
-        self.with_event_at(position, place.ok_or_else(|| self.lost(position))?, show)
+        self.with_event_at(position, self.place_of(position)?, show)
     }
 
     pub(super) fn with_event_at<T>(
@@ -126,8 +129,7 @@ impl Inner {
         if position < self.first_kept_position() {
             return Ok(None);
         }
-        let place = self.with_repair(|| self.index.view().locate(position))?;
-        place.map(|place| Some((position, place))).ok_or_else(|| self.lost(position))
+        self.place_of(position).map(|place| Some((position, place)))
     }
 
     /// A segment of a list that a read holds.

@@ -88,7 +88,7 @@ impl Inner {
         if appender.wants_sync() || round.unsynced_since.is_some_and(|since| now >= since + self.sync_delay) {
             let _ = appender.sync();
         }
-        while matches!(self.index.spill(self.decided()), Ok(true)) {}
+        while matches!(self.index.spill(self.log.synced()), Ok(true)) {}
         while !stop.load(Ordering::Acquire) && matches!(self.index.merge(), Ok(true)) {}
         if now >= round.since + self.mark_delay {
             let _ = appender.mark();
@@ -112,18 +112,12 @@ impl Inner {
         sync_due.into_iter().chain([round.since + self.mark_delay]).min()
     }
 
-    /// Up to where everything is both synced and visible. For a moment a leader has synced what it has not shown yet; if
-    /// that went to a run, lookups would find what nobody may see.
-    pub(super) fn decided(&self) -> u64 {
-        self.log.synced().min(self.log.visible())
-    }
-
     /// Everything that background work would do now and later, at once.
     pub(super) fn maintain(&self) -> Result<()> {
         let appender = self.appender()?;
         appender.make_spare()?;
         appender.mark()?;
-        while self.index.spill(self.decided())? {}
+        while self.index.spill(self.log.synced())? {}
         while self.index.merge()? {}
         self.state.maintain()
     }

@@ -142,14 +142,14 @@ fn g16_a_run_never_holds_what_is_synced_and_not_visible_yet() {
     let disk = FaultyDisk::new(MemoryDisk::new());
     let store = open(&disk);
     let inner = &store.handle.inner;
-    let spill = || while inner.index.spill(inner.decided()).unwrap() {};
+    let spill = || while inner.index.spill(inner.log.synced()).unwrap() {};
     disk.hold(Call::Write, "synced-head");
     let (decided, run_end, behind) = thread::scope(|scope| {
         let first = scope.spawn(|| store.send(commit("first", 1)));
         disk.wait_held();
         inner.index.freeze();
         spill();
-        let between = (inner.decided(), inner.index.view().run_end());
+        let between = (inner.log.synced(), inner.index.view().run_end());
         let behind = scope.spawn(|| store.send(commit("behind", 2).unless(Query::stream("first"))));
         disk.release();
         first.join().unwrap().unwrap();
