@@ -7,8 +7,9 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::types::{Position, StreamVersion};
+use crate::types::{EventId, Position, StreamVersion};
 
 /// The result of what can fail in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -110,6 +111,67 @@ pub enum Error {
         cause: Box<Error>,
     },
 
+    /// What was remembered of a position is of another history: another store is in its place, or it lost its end.
+    /// Nothing was skipped; a read model has to be built anew, effects outside have to be judged by somebody.
+    #[error("position {position} is of another history: {reason}")]
+    HistoryChanged {
+        /// The position that was remembered.
+        position: Position,
+        /// What is different.
+        reason: String,
+    },
+
+    /// The name is in use elsewhere in this process. It is free as soon as that one is stopped or dropped.
+    #[error("{name:?} is active elsewhere")]
+    Held {
+        /// The name of the subscription or handler.
+        name: String,
+    },
+
+    /// The lease of a consumer ran out, and the event went to another one, which acknowledges it.
+    #[error("the lease of {name:?} ran out: the event at position {position} went to another consumer")]
+    LeaseExpired {
+        /// The name of the subscription.
+        name: String,
+        /// The event.
+        position: Position,
+    },
+
+    /// A handler has stopped because of an error. What it failed at is tried again when it is started again.
+    #[error("the handler {name:?} has failed{}: {reason}", at(*position))]
+    HandlerFailed {
+        /// The name of the handler.
+        name: String,
+        /// The event that it failed at, if it was one.
+        position: Option<Position>,
+        /// What went wrong.
+        reason: String,
+    },
+
+    /// It was stopped from another thread, or stopped itself, before it was done.
+    #[error("it was stopped")]
+    Stopped,
+
+    /// What was waited for did not happen in time. It may still.
+    #[error("{what} did not happen in time")]
+    TimedOut {
+        /// What was waited for.
+        what: String,
+    },
+
+    /// A tenant has used up what it may use. Nothing was written; try again later, or with a larger quota.
+    #[error("{what} of {tenant:?} would be {used}, at most {limit} are allowed")]
+    Quota {
+        /// The tenant.
+        tenant: String,
+        /// What is limited.
+        what: Quota,
+        /// How much there would be.
+        used: u64,
+        /// How much is allowed.
+        limit: u64,
+    },
+
     /// A payload could not be encoded or decoded.
     #[error("{what}: {reason}")]
     Codec {
@@ -118,13 +180,36 @@ pub enum Error {
         /// What the codec said.
         reason: String,
     },
+
+    /// An event of a type, or of a schema version of its type, that the reading program does not know. Declare it, give
+    /// an upcaster, or ask for fewer types.
+    #[error(
+        "the event at position {position} of stream {stream:?} has the unknown type {event_type:?} in schema version \
+         {schema_version} (event {id})"
+    )]
+    UnknownEvent {
+        /// Its type.
+        event_type: String,
+        /// The schema version of its payload.
+        schema_version: u32,
+        /// Its stream.
+        stream: String,
+        /// Its place in the store.
+        position: Position,
+        /// Its id.
+        id: EventId,
+    },
 }
 
 impl Error {
     /// Whether the same call may succeed later without a change of the input: the store was busy, full or locked, or a
     /// new decision on fresh state is called for.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Error::Conflict(_) | Error::Locked { .. } | Error::Full { .. })
+        match self {
+            Error::Conflict(_) | Error::Locked { .. } | Error::Full { .. } => true,
+            Error::Quota { what, .. } => matches!(what, Quota::Rate { retry_after: Some(_) } | Quota::OpenStores),
+            _ => false,
+        }
     }
 
     pub(crate) fn io(operation: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
@@ -141,9 +226,49 @@ impl Error {
         }
     }
 
+    /// The same error of a codec, about something that the caller can name better.
+    pub(crate) fn of(self, what: impl Into<String>) -> Self {
+        match self {
+            Error::Codec { reason, .. } => Error::Codec { what: what.into(), reason },
+            other => other,
+        }
+    }
+
     pub(crate) fn corrupt(file: impl Into<PathBuf>, offset: u64, reason: impl Into<String>) -> Self {
         Error::Corrupt { file: file.into(), offset, reason: reason.into() }
     }
+}
+
+/// What of a tenant is limited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Quota {
+    /// Events in its store.
+    Events,
+    /// Bytes of its log.
+    Bytes,
+    /// Events appended within the time that the limit is for.
+    Rate {
+        /// How long to wait until this commit would be let through; `None` if it is too large for that ever to happen.
+        retry_after: Option<Duration>,
+    },
+    /// Stores of all tenants that are open at once, none of which can be closed now because all are in use.
+    OpenStores,
+}
+
+impl fmt::Display for Quota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Quota::Events => "the events",
+            Quota::Bytes => "the bytes",
+            Quota::Rate { .. } => "the events appended at once",
+            Quota::OpenStores => "the open stores, with that",
+        })
+    }
+}
+
+fn at(position: Option<Position>) -> String {
+    position.map_or_else(String::new, |position| format!(" at position {position}"))
 }
 
 /// Everything that is wrong with an input, at once.

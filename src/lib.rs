@@ -1,7 +1,33 @@
+//! An embedded event store, and what event-sourced applications are made of on top of it.
+//!
+//! | What you want to do | Where it begins |
+//! |---|---|
+//! | append events and read them | [`Store::open`], [`Store::append`], [`Store::commit`]; [`Store::read`] with a [`Query`] |
+//! | decide on the events of one stream | [`Aggregate`] or [`Decider`]; [`Store::repository`], [`Repository::execute`] |
+//! | decide on several streams, or on a query | [`Store::transact`]; [`DecisionModel`] with [`Store::decide`] |
+//! | report every mistake of an input at once | [`Problems`] |
+//! | declare events: names, versions, tags, codecs, upcasters | [`EventTypes`], [`Upcaster`]; [`Migration`] copies a store |
+//! | keep a read model in memory and query it | [`Projection`] and [`Store::projection`]; [`Table`], [`field`], [`path()`] |
+#![cfg_attr(feature = "sqlite", doc = "| keep a read model in SQLite | [`Store::sql_projection`] |")]
+//! | act on events outside of the store | [`Store::react`], [`Store::relay`] to a [`Sink`]; [`OnError`], [`Store::dead_letters`] |
+//! | pull events, from what has happened to what comes | [`Store::subscribe`], [`Store::replay`] |
+//! | let one thing lead to another, and undo it | [`ProcessManager`] and [`Store::process`] |
+//! | keep many stores apart | [`Tenants`], [`Quotas`] |
+#![cfg_attr(
+    feature = "tokio",
+    doc = "| await appends and events | [`Store::append_async`], [`Subscription::into_stream`] |"
+)]
+#![cfg_attr(feature = "schema", doc = "| see what a change of events breaks | [`EventSchemas`] |")]
+#![cfg_attr(feature = "testing", doc = "| test it | [`testing`] |")]
+//! | run it | [`Options`], [`Store::health`], [`Store::shutdown`], [`Store::backup`], [`verify()`]; all [`limits`] |
+//!
+//! What fails says so with [`Error`]; where a decision can also be refused, with [`ExecuteError`].
+//!
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod clock;
+mod codec;
 mod error;
 mod format;
 #[cfg(fuzzing)]
@@ -17,12 +43,18 @@ mod store;
 mod types;
 
 pub use clock::{Clock, ManualClock, Signal, SystemClock};
-pub use error::{Conflict, Error, ExpectationFailure, ExpectedVersion, Invalid, Result, Violation};
+pub use error::{Conflict, Error, ExpectationFailure, ExpectedVersion, Invalid, Quota, Result, Violation};
 pub use randomness::{Randomness, SeededRandomness, SystemRandomness};
+/// The version of `rusqlite` whose connections read models in SQL are given.
+#[cfg(feature = "sqlite")]
+pub use rusqlite;
+#[cfg(feature = "testing")]
+pub use store::FaultyDisk;
 pub use store::{
-    AppendError, Appended, BackupReport, Commit, CommitBuilder, Event, IgnoredReason, IgnoredSnapshot, NewEvent,
-    NewSnapshot, OpenReport, Options, OwnedEvents, Problem, Query, Read, ReadMode, RebuildProgress, RecordedEvent,
-    Snapshot, SnapshotLookup, SnapshotQuery, State, StateBatch, StateValue, StateVersion, StateWritten, Stats, Store,
-    Tags, VerifyProgress, VerifyReport, verify,
+    Admission, AppendError, Appended, BackupReport, Commit, CommitBuilder, Condition, Event, HeldName, HistoryPoint,
+    IgnoredReason, IgnoredSnapshot, Metadata, NewEvent, NewSnapshot, OpenReport, Options, OwnedEvents, Problem, Query,
+    Read, ReadMode, RebuildProgress, RecordedEvent, Snapshot, SnapshotLookup, SnapshotQuery, State, StateBatch,
+    StateValue, StateVersion, StateWritten, Stats, Store, StoreDirectory, Tags, VerifyProgress, VerifyReport, Watch,
+    verify,
 };
 pub use types::{Codec, Durability, EventId, Position, StoreId, StreamVersion, Timestamp};

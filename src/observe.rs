@@ -3,11 +3,32 @@
 //!
 //! Metrics, feature `metrics`: `annals_append_duration_seconds` and `annals_fsync_duration_seconds` (histograms; buckets
 //! from a microsecond up suit them), `annals_events_appended_total`, `annals_version_conflicts_total` (counters). No
-//! label ever names a stream. Spans and events, feature `tracing`, have the target `annals`.
+//! label ever names a stream. A store can be given one label of its own, for all its metrics. Spans and events, feature `tracing`, have the target `annals`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Clock;
+
+/// A label on all metrics of a store.
+#[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "metrics"), expect(dead_code, reason = "nobody listens"))]
+pub(crate) struct Label {
+    name: &'static str,
+    value: Arc<str>,
+}
+
+impl Label {
+    pub(crate) fn new(name: &'static str, value: &str) -> Self {
+        Self { name, value: Arc::from(value) }
+    }
+}
+
+/// The labels of a metric; without one of the store's own this allocates nothing.
+#[cfg(feature = "metrics")]
+fn labels(label: Option<&Label>) -> Vec<metrics::Label> {
+    label.map(|label| metrics::Label::new(label.name, Arc::clone(&label.value))).into_iter().collect()
+}
 
 /// What came of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +46,7 @@ pub(crate) enum AppendOutcome {
 #[inline]
 pub(crate) fn append<T>(
     clock: &dyn Clock,
+    label: Option<&Label>,
     events: usize,
     append: impl FnOnce() -> T,
     outcome: impl FnOnce(&T) -> AppendOutcome,
@@ -35,8 +57,27 @@ pub(crate) fn append<T>(
     let _span = span(events);
     let begun = clock.monotonic();
     let result = append();
-    tell_append(outcome(&result), clock.monotonic().saturating_sub(begun));
+    tell_append(label, outcome(&result), clock.monotonic().saturating_sub(begun));
     result
+}
+
+/// Observes appends that are sent together: each takes as long as all of them.
+pub(crate) fn appends<T>(
+    clock: &dyn Clock,
+    label: Option<&Label>,
+    append: impl FnOnce() -> Vec<T>,
+    outcome: impl Fn(&T) -> AppendOutcome,
+) -> Vec<T> {
+    if !cfg!(any(feature = "metrics", feature = "tracing")) {
+        return append();
+    }
+    let begun = clock.monotonic();
+    let results = append();
+    let duration = clock.monotonic().saturating_sub(begun);
+    for result in &results {
+        tell_append(label, outcome(result), duration);
+    }
+    results
 }
 
 #[cfg(feature = "tracing")]
@@ -54,26 +95,29 @@ fn span(_events: usize) -> NoSpan {
 }
 
 #[cfg_attr(not(any(feature = "metrics", feature = "tracing")), expect(unused_variables, reason = "nobody listens"))]
-fn tell_append(outcome: AppendOutcome, duration: Duration) {
+fn tell_append(label: Option<&Label>, outcome: AppendOutcome, duration: Duration) {
     #[cfg(feature = "metrics")]
     {
-        metrics::histogram!("annals_append_duration_seconds").record(duration.as_secs_f64());
+        metrics::histogram!("annals_append_duration_seconds", labels(label)).record(duration.as_secs_f64());
         match outcome {
             AppendOutcome::Appended(events) => {
-                metrics::counter!("annals_events_appended_total").increment(events as u64);
+                metrics::counter!("annals_events_appended_total", labels(label)).increment(events as u64);
             }
-            AppendOutcome::Conflict => metrics::counter!("annals_version_conflicts_total").increment(1),
+            AppendOutcome::Conflict => metrics::counter!("annals_version_conflicts_total", labels(label)).increment(1),
             AppendOutcome::Deduplicated | AppendOutcome::Failed => {}
         }
     }
     #[cfg(feature = "tracing")]
-    tracing::debug!(target: "annals", ?outcome, micros = duration.as_micros() as u64, "appended");
+    {
+        let label = label.map(|label| &*label.value);
+        tracing::debug!(target: "annals", label, ?outcome, micros = duration.as_micros() as u64, "appended");
+    }
 }
 
 /// Tells of a sync of the log that took so long.
 #[cfg(feature = "metrics")]
-pub(crate) fn synced(duration: Duration) {
-    metrics::histogram!("annals_fsync_duration_seconds").record(duration.as_secs_f64());
+pub(crate) fn synced(label: Option<&Label>, duration: Duration) {
+    metrics::histogram!("annals_fsync_duration_seconds", labels(label)).record(duration.as_secs_f64());
 }
 
 /// Tells of what opening a store found.

@@ -2,10 +2,9 @@
 
 #![allow(clippy::disallowed_methods, reason = "this is the module that chance belongs to")]
 
+use std::cell::RefCell;
 use std::fmt::{self, Debug};
 use std::sync::atomic::{AtomicU64, Ordering};
-
-use parking_lot::Mutex;
 
 use crate::types::{EventId, Timestamp};
 
@@ -19,6 +18,7 @@ pub trait Randomness: Debug + Send + Sync + 'static {
 }
 
 /// The randomness of the operating system, drawn in blocks of 4 KiB so that an event id does not cost a system call.
+/// Each thread has a block of its own, so that none waits for another.
 ///
 /// A process that forks must not go on with the same value in both halves: each would hand out the rest of the same
 /// block. A store cannot be used by both halves either, because they share its lock.
@@ -27,26 +27,27 @@ pub trait Randomness: Debug + Send + Sync + 'static {
 ///
 /// [`fill`](Randomness::fill) panics if the operating system has no randomness to give. That does not happen on a system
 /// that has started up; ids that repeat would be worse.
+#[derive(Default)]
 pub struct SystemRandomness {
-    block: Mutex<Block>,
+    /// Room for what another system might need.
+    _private: (),
+}
+
+thread_local! {
+    static BLOCK: RefCell<Block> = const { RefCell::new(Block { bytes: Vec::new(), used: 0 }) };
 }
 
 /// Random bytes that were drawn; those from `used` on were not handed out.
 struct Block {
-    bytes: Box<[u8; BLOCK_BYTES]>,
+    /// Empty before the first draw.
+    bytes: Vec<u8>,
     used: usize,
 }
 
 impl SystemRandomness {
     /// A source that draws its first block when it is first asked.
     pub fn new() -> Self {
-        Self { block: Mutex::new(Block { bytes: Box::new([0; BLOCK_BYTES]), used: BLOCK_BYTES }) }
-    }
-}
-
-impl Default for SystemRandomness {
-    fn default() -> Self {
-        Self::new()
+        Self::default()
     }
 }
 
@@ -59,18 +60,24 @@ impl Debug for SystemRandomness {
 
 impl Randomness for SystemRandomness {
     fn fill(&self, buffer: &mut [u8]) {
-        if buffer.len() > BLOCK_BYTES {
+        let mut is_filled = false;
+        if buffer.len() <= BLOCK_BYTES {
+            // A thread that is ending may have no block any more.
+            is_filled = BLOCK.try_with(|block| block.borrow_mut().take(buffer)).is_ok();
+        }
+        if !is_filled {
             draw(buffer);
-        } else {
-            self.block.lock().take(buffer);
         }
     }
 }
 
 impl Block {
     fn take(&mut self, buffer: &mut [u8]) {
-        if BLOCK_BYTES - self.used < buffer.len() {
-            draw(&mut *self.bytes);
+        if self.bytes.len() - self.used < buffer.len() {
+            self.bytes.resize(BLOCK_BYTES, 0);
+            // Nothing of a block that could not be drawn is handed out.
+            self.used = BLOCK_BYTES;
+            draw(&mut self.bytes);
             self.used = 0;
         }
         let end = self.used + buffer.len();
@@ -153,6 +160,14 @@ mod tests {
     fn nothing_is_handed_out_twice() {
         check_no_repetition(&SystemRandomness::new());
         check_no_repetition(&SeededRandomness::new(1));
+    }
+
+    #[test]
+    fn threads_share_nothing_that_was_drawn() {
+        let draw = || (0..1_000).map(|_| bytes(&SystemRandomness::new(), 10)).collect::<Vec<_>>();
+        let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(draw)).collect();
+        let drawn: HashSet<_> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+        assert_eq!(drawn.len(), 4_000);
     }
 
     #[test]

@@ -83,6 +83,16 @@ impl EventId {
         self.0.into_bytes()
     }
 
+    /// The id of the event of this ordinal among those that the event with this id was upcast into: the id itself for 0,
+    /// else a UUID of version 5, the same every time.
+    #[must_use]
+    pub fn derived(self, ordinal: u32) -> Self {
+        match ordinal {
+            0 => self,
+            _ => Self(Uuid::new_v5(&self.0, &ordinal.to_be_bytes())),
+        }
+    }
+
     /// The id that a text such as `018f4e2a-7c1b-7d2e-9f3a-0123456789ab` names; `None` if it names none.
     pub fn parse(text: &str) -> Option<Self> {
         Uuid::try_parse(text).ok().map(Self)
@@ -207,5 +217,7 @@ pub enum Durability {
 
 /// The category of a stream: the text before the first `-` of its name, or the whole name if there is none.
 pub(crate) fn category_of(stream: &str) -> &str {
-    stream.split_once('-').map_or(stream, |(category, _)| category)
+    // Byte by byte: the search for a character is made for longer texts, and every append comes by here.
+    let end = stream.bytes().position(|byte| byte == b'-');
+    end.map_or(stream, |end| &stream[..end])
 }

@@ -23,6 +23,7 @@ use super::batch::{Batch, Piece};
 use super::scan::Joint;
 use super::segment::{FIRST_FRAME, FrameAt, OVERHEAD_BYTES, Origin, Segment, Spare};
 use super::syncer::Syncer;
+use super::watchers::Watched;
 use super::{LOG_DIR, Log};
 use crate::clock::Signal;
 use crate::error::{Error, Result};
@@ -120,7 +121,7 @@ pub(super) struct LogEnd {
 
 /// What somebody waits for.
 #[derive(Debug, Clone, Copy)]
-struct Ticket {
+pub(crate) struct Ticket {
     batch: u64,
     position: u64,
 }
@@ -205,10 +206,24 @@ impl Appender {
         self.see_through(sequencer, Ticket { batch, position })
     }
 
+    /// Returns when the staged commit of a ticket is decided.
+    pub(crate) fn see_staged_through(&self, ticket: Ticket) -> Result<()> {
+        self.see_through(self.sequencer.lock(), ticket)
+    }
+
     /// Makes everything that is visible durable.
     pub(crate) fn sync(&self) -> Result<()> {
         self.wants.sync.store(false, Ordering::Relaxed);
-        self.syncer.sync(&self.log).map_err(|error| self.poison(error))
+        self.syncer.sync(&self.log).map_err(|error| self.poison(error))?;
+        self.log.watchers().tell_synced(self.log.synced());
+        Ok(())
+    }
+
+    /// Raises the signal whenever a head moves from now on that is watched, or the log fails or closes.
+    pub(crate) fn watch(&self, watched: Watched, signal: &Arc<Signal>) {
+        // With the lock: see `Watchers`.
+        let _sequencer = self.sequencer.lock();
+        self.log.watchers().add(watched, signal);
     }
 
     /// Whether anything was written that is not synced.
@@ -308,7 +323,10 @@ impl Appender {
         let mut salt = [0; 8];
         self.randomness.fill(&mut salt);
         let disk = &**self.log.disk();
-        let bytes = options.segment_bytes(number, self.log.kept_bytes()).max(needed);
+        let segments = self.log.segments();
+        let active_bytes = segments.last().expect("an open log has a segment").file()?.capacity();
+        let least = options.segment_bytes_behind(active_bytes, self.syncer.unsynced_bytes());
+        let bytes = options.segment_bytes(number, self.log.kept_bytes()).max(least).max(needed);
         Spare::create(disk, self.log.store(), number, u64::from_le_bytes(salt), bytes, &[])
     }
 
@@ -408,7 +426,16 @@ impl Appender {
         drop(sequencer);
         let result = self.carry_out(&batch);
         self.stir();
-        leadership.end(batch, result)
+        let has_failed = result.is_err();
+        let mut sequencer = leadership.end(batch, result);
+        if self.log.watchers().any() {
+            MutexGuard::unlocked(&mut sequencer, || match has_failed {
+                // That nothing will come any more concerns those who wait for the synced head as well.
+                true => self.log.watchers().tell_end(),
+                false => self.log.watchers().tell(self.log.synced()),
+            });
+        }
+        sequencer
     }
 
     /// Writes a batch and shows it, syncing in between if anyone asked for it.
@@ -437,8 +464,13 @@ impl Appender {
             batch.publish(unsynced.piece, unsynced.end);
             self.log.show(unsynced.position);
             // With the lock: one that has looked at the head before, and not begun to wait, would sleep through this.
-            let _sequencer = self.sequencer.lock();
+            let sequencer = self.sequencer.lock();
             self.condvar(batch.number).notify_all();
+            let watched = self.log.watchers().any();
+            drop(sequencer);
+            if watched {
+                self.log.watchers().tell(self.log.synced());
+            }
         }
         self.syncer.sync(&self.log)?;
         batch.publish(batch.pieces.len() - 1, batch.pieces.last().map_or(0, Piece::end));
@@ -456,6 +488,7 @@ impl Appender {
         sequencer.fail(batch, error.clone());
         drop(sequencer);
         self.notify_all();
+        self.log.watchers().tell_end();
         error
     }
 
@@ -562,8 +595,18 @@ impl Turn<'_> {
 
     /// Ends the turn and returns when the staged commit is decided.
     pub(crate) fn see_through(self) -> Result<()> {
-        let ticket = Ticket { batch: self.sequencer.staged.number, position: self.sequencer.tip.next_position - 1 };
+        let ticket = self.ticket();
         self.appender.see_through(self.sequencer, ticket)
+    }
+
+    /// Ends the turn before the staged commit is decided: it goes with the next batch, which whoever holds the ticket
+    /// leads if nobody else does.
+    pub(crate) fn leave(self) -> Ticket {
+        self.ticket()
+    }
+
+    fn ticket(&self) -> Ticket {
+        Ticket { batch: self.sequencer.staged.number, position: self.sequencer.tip.next_position - 1 }
     }
 
     /// Ends the turn and returns when everything that was staged is written and synced.
@@ -676,6 +719,7 @@ impl Drop for Leadership<'_> {
             let path = self.appender.log.disk.locate(LOG_DIR);
             let error = Error::io("write to", path, std::io::Error::other("the writing thread panicked"));
             self.release(&mut self.appender.sequencer.lock(), Some(error));
+            self.appender.log.watchers().tell_end();
         }
     }
 }

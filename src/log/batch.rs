@@ -44,6 +44,8 @@ pub(super) struct Batch {
     pub(super) wants_sync: bool,
     /// The part before the first commit that asks for a sync.
     pub(super) unsynced: Option<Unsynced>,
+    /// The segment of the last piece before the batch was emptied: nearly always that of the next one, too.
+    pub(super) segment_before: Option<Arc<Segment>>,
 }
 
 impl Batch {
@@ -68,7 +70,7 @@ impl Batch {
                 piece.checksum = checksum;
             }
             _ => self.pieces.push(Piece {
-                segment: Arc::clone(segment),
+                segment: shared(self.segment_before.take(), segment),
                 offset,
                 bytes: end - frame_len..end,
                 starts_segment,
@@ -99,8 +101,14 @@ impl Batch {
         self.number = number;
         self.bytes.clear();
         self.bytes.shrink_to(KEPT_BYTES);
-        self.pieces.clear();
+        self.segment_before = self.pieces.drain(..).next_back().map(|piece| piece.segment);
         self.wants_sync = false;
         self.unsynced = None;
     }
+}
+
+/// The segment, by the reference that is there if it is one to it: two threads that count references to one segment, the
+/// leader and whoever stages, take its cache line from each other.
+fn shared(known: Option<Arc<Segment>>, segment: &Arc<Segment>) -> Arc<Segment> {
+    known.filter(|known| Arc::ptr_eq(known, segment)).unwrap_or_else(|| Arc::clone(segment))
 }

@@ -21,6 +21,7 @@ mod syncer;
 mod tests;
 mod trim;
 pub(crate) mod verify;
+mod watchers;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,12 +30,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use crossbeam::utils::CachePadded;
 
+use crate::clock::Signal;
 use crate::error::Result;
 use crate::format::frame::{Frame, FrameHeader, FrameKind};
 use crate::storage::{Disk, ReadMode};
 use crate::types::StoreId;
 
-pub(crate) use appender::{Appender, Staged, Turn};
+pub(crate) use appender::{Appender, Staged, Ticket, Turn};
 pub(crate) use cursor::Cursor;
 pub(crate) use follower::Follower;
 #[cfg(test)]
@@ -45,6 +47,7 @@ pub(crate) use recovery::Checkpoint;
 pub(crate) use recovery::inspect;
 pub(crate) use scan::{Joint, Scanner};
 pub(crate) use segment::{FIRST_FRAME, FrameAt, OVERHEAD_BYTES, RecordAt, Segment, SegmentList, path_of};
+pub(crate) use watchers::{Watched, Watchers};
 
 /// The directory of the segments.
 pub(crate) const LOG_DIR: &str = "log";
@@ -54,7 +57,7 @@ pub(crate) const SYNCED_HEAD_PATH: &str = "synced-head";
 /// How a log is laid out and read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LogOptions {
-    /// Size of the first segment; each next one is twice as large.
+    /// Size of the first segment.
     pub(crate) segment_bytes_first: u64,
     /// Size at which they stop growing.
     pub(crate) segment_bytes_max: u64,
@@ -65,7 +68,7 @@ pub(crate) struct LogOptions {
 /// How the sizes of segments grow, from the first to the greatest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Growth {
-    /// Each is twice as large as the one before.
+    /// Each is twice as large as the one before, or four times if that was filled faster than it could be synced.
     Doubling,
     /// Each is a sixteenth as large as all that are kept, of a log whose oldest segments go away: those are a good part
     /// of it then, and when little is left the next ones are small again.
@@ -81,9 +84,22 @@ pub(crate) struct Log {
     segments: ArcSwap<SegmentList>,
     visible: CachePadded<AtomicU64>,
     synced: CachePadded<AtomicU64>,
+    watchers: Watchers,
 }
 
 impl LogOptions {
+    /// The least size of the segment behind one of `active_bytes`, when `unsynced_bytes` of the log are not synced.
+    ///
+    /// Rolling waits for the disk. Where a good part of a segment was written before any of it was synced, events come so
+    /// fast that one of twice the size would soon be full again.
+    fn segment_bytes_behind(&self, active_bytes: u64, unsynced_bytes: u64) -> u64 {
+        let factor = if unsynced_bytes >= active_bytes / 4 { 4 } else { 2 };
+        match self.growth {
+            Growth::Doubling => active_bytes.saturating_mul(factor).min(self.segment_bytes_max),
+            Growth::Sixteenths => 0,
+        }
+    }
+
     /// The usual size of the segment with this number, behind so many bytes of segments that are kept.
     fn segment_bytes(&self, number: u64, kept_bytes: u64) -> u64 {
         let bytes = match self.growth {
@@ -103,6 +119,7 @@ impl Log {
             segments: ArcSwap::from_pointee(SegmentList::new(segments)),
             visible: AtomicU64::new(head).into(),
             synced: AtomicU64::new(head).into(),
+            watchers: Watchers::default(),
         }
     }
 
@@ -112,6 +129,16 @@ impl Log {
 
     pub(crate) fn options(&self) -> &LogOptions {
         &self.options
+    }
+
+    /// Who watches the heads.
+    pub(crate) fn watchers(&self) -> &Watchers {
+        &self.watchers
+    }
+
+    /// Raises the signal whenever the log closes; without an appender nothing else is known here.
+    pub(crate) fn watch(&self, watched: Watched, signal: &Arc<Signal>) {
+        self.watchers.add(watched, signal);
     }
 
     pub(crate) fn disk(&self) -> &Arc<dyn Disk> {

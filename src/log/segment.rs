@@ -3,6 +3,7 @@
 //! A segment knows where it stands in the log and lends its published bytes. Sealed segments are opened when they are
 //! first read.
 
+use std::io;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -19,6 +20,9 @@ use crate::types::StoreId;
 pub(crate) const FIRST_FRAME: u64 = segment::HEADER_BYTES as u64;
 /// Bytes that a segment holds besides commits: its header and its start frame.
 pub(crate) const OVERHEAD_BYTES: u64 = FIRST_FRAME + (HEADER_BYTES + segment::START_BODY_BYTES) as u64;
+/// A short write that reaches new pages goes on with zeros up to a multiple of this: the pages that the next short
+/// writes fall into are in the cache then, which makes those writes a tenth cheaper. More of them gain nothing.
+const BLANK_BYTES: u64 = 16 * 1024;
 
 /// The path of a segment's file.
 pub(crate) fn path_of(number: u64) -> String {
@@ -54,6 +58,16 @@ pub(crate) struct Origin {
     pub(crate) base: u64,
 }
 
+/// What writes a segment.
+#[derive(Debug)]
+struct Writer {
+    file: FileWriter,
+    /// Zeros were written up to here, behind the frames.
+    blank_end: u64,
+    /// Kept for the next time that zeros are written.
+    blanked: Vec<u8>,
+}
+
 /// One file of the log.
 #[derive(Debug)]
 pub(crate) struct Segment {
@@ -68,7 +82,7 @@ pub(crate) struct Segment {
     pub(crate) path: String,
     file: OnceLock<Arc<PublishedFile>>,
     /// The way to write to it; only the active segment has one.
-    writer: Mutex<Option<FileWriter>>,
+    writer: Mutex<Option<Writer>>,
     /// Offset behind its last frame, once another segment follows.
     sealed_end: OnceLock<u64>,
 }
@@ -100,7 +114,7 @@ impl Segment {
         let (file, writer) = PublishedFile::open_growing(file, mode, published)
             .map_err(|error| Error::io("map", segment.disk.locate(&segment.path), error))?;
         segment.file.get_or_init(|| file);
-        *segment.writer.lock() = Some(writer);
+        *segment.writer.lock() = Some(Writer { file: writer, blank_end: 0, blanked: Vec::new() });
         Ok(segment)
     }
 
@@ -177,19 +191,24 @@ impl Segment {
         let mut writer = self.writer.lock();
         let writer = writer.as_mut().expect("only the active segment is written to");
         self.write_with(writer, bytes, offset)?;
-        writer.publish(offset + bytes.len() as u64);
+        writer.file.publish(offset + bytes.len() as u64);
         Ok(())
     }
 
-    fn write_with(&self, writer: &mut FileWriter, bytes: &[u8], offset: u64) -> Result<()> {
-        let written = writer.write(bytes, offset);
+    fn write_with(&self, writer: &mut Writer, bytes: &[u8], offset: u64) -> Result<()> {
+        let end = offset + bytes.len() as u64;
+        let is_short = (bytes.len() as u64) < BLANK_BYTES;
+        let written = match is_short && end > writer.blank_end {
+            true => writer.write_and_blank(bytes, offset),
+            false => writer.file.write(bytes, offset),
+        };
         written.map_err(|error| Error::io("write to", self.disk.locate(&self.path), error))
     }
 
     /// Lets readers see the bytes before `end`, which never change again.
     pub(crate) fn publish(&self, end: u64) {
         let mut writer = self.writer.lock();
-        writer.as_mut().expect("only the active segment is published").publish(end);
+        writer.as_mut().expect("only the active segment is published").file.publish(end);
     }
 
     pub(crate) fn sync(&self) -> Result<()> {
@@ -306,6 +325,21 @@ impl Segment {
             Some(ordinal) if ordinal < u64::from(header.count) => Ok(ordinal as u32),
             _ => Err(self.corrupt(offset, "the frame does not hold the position that it was looked up for")),
         }
+    }
+}
+
+impl Writer {
+    /// Writes the bytes, and zeros behind them. What is there is blank: allocated space, or what recovery has looked at.
+    #[cold]
+    fn write_and_blank(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let end = offset + bytes.len() as u64;
+        let blank_end = end.next_multiple_of(BLANK_BYTES).min(self.file.capacity()).max(end);
+        self.blanked.clear();
+        self.blanked.extend_from_slice(bytes);
+        self.blanked.resize((blank_end - offset) as usize, 0);
+        self.file.write(&self.blanked, offset)?;
+        self.blank_end = blank_end;
+        Ok(())
     }
 }
 

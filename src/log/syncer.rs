@@ -82,7 +82,9 @@ impl Syncer {
         if written.dirty.last().is_none_or(|last| last.number != piece.segment.number) {
             written.dirty.push(Arc::clone(&piece.segment));
         }
-        self.unsynced_bytes.fetch_add(piece.bytes.len() as u64, Ordering::Relaxed);
+        // With the lock that every change is made with; readers only want to know about how many.
+        let unsynced_bytes = self.unsynced_bytes() + piece.bytes.len() as u64;
+        self.unsynced_bytes.store(unsynced_bytes, Ordering::Relaxed);
     }
 
     pub(super) fn synced_address(&self) -> u64 {

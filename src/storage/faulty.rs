@@ -1,4 +1,5 @@
-//! A disk that fails on purpose and can lose power: for tests only.
+//! A disk that fails on purpose and can lose power: for tests only, those of the crate and, with the feature `testing`,
+//! those of applications.
 //!
 //! It wraps another disk, counts the calls, and lets a test fail, panic or hold any one of them. Beside the disk itself,
 //! which is what a killed process leaves behind, it keeps what a loss of power would leave behind: of every file the
@@ -6,6 +7,8 @@
 //! fails leaves its writes where they are in the disk itself and forgets them for good here, as page caches do.
 //!
 //! It knows the directories `""` and `"log"` when it begins, and all others once a file is created in them.
+
+#![cfg_attr(not(test), allow(dead_code, reason = "the tests of the crate ask for more than those of applications"))]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -51,6 +54,8 @@ pub(crate) struct Fault {
     pub(crate) call: Option<Call>,
     /// A part of the path; `""` for every file.
     pub(crate) path: &'static str,
+    /// What the path begins with.
+    pub(crate) dir: &'static str,
     /// So many such calls go well before.
     pub(crate) after: u64,
     /// Whether all later ones go wrong as well.
@@ -62,16 +67,20 @@ pub(crate) struct Fault {
 impl Fault {
     /// The next such call fails, and no other.
     pub(crate) fn next(call: Call) -> Self {
-        Self { call: Some(call), path: "", after: 0, forever: false, kind: Some(io::ErrorKind::Other) }
+        Self { call: Some(call), path: "", dir: "", after: 0, forever: false, kind: Some(io::ErrorKind::Other) }
     }
 
     /// Any mutating call fails after so many have gone well, and all that follow.
     pub(crate) fn all_after(after: u64) -> Self {
-        Self { call: None, path: "", after, forever: true, kind: Some(io::ErrorKind::Other) }
+        Self { call: None, path: "", dir: "", after, forever: true, kind: Some(io::ErrorKind::Other) }
     }
 
     pub(crate) fn of(self, path: &'static str) -> Self {
         Self { path, ..self }
+    }
+
+    pub(crate) fn in_dir(self, dir: &'static str) -> Self {
+        Self { dir, ..self }
     }
 
     pub(crate) fn kind(self, kind: io::ErrorKind) -> Self {
@@ -79,7 +88,9 @@ impl Fault {
     }
 
     fn concerns(&self, call: Call, path: &str) -> bool {
-        self.call.map_or_else(|| call.mutates(), |own| own == call) && path.contains(self.path)
+        self.call.map_or_else(|| call.mutates(), |own| own == call)
+            && path.contains(self.path)
+            && path.starts_with(self.dir)
     }
 }
 
@@ -338,6 +349,10 @@ impl Disk for FaultyDisk {
 
     fn lock(&self, path: &str) -> io::Result<Option<Lock>> {
         self.shared.inner.lock(path)
+    }
+
+    fn free_bytes(&self) -> io::Result<Option<u64>> {
+        self.shared.inner.free_bytes()
     }
 }
 

@@ -101,13 +101,13 @@ impl MemoryDisk {
     }
 
     /// Changes the limit. What is there stays, even if it is more.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn set_budget(&self, bytes: u64) {
         self.shared.space.budget.store(bytes, Ordering::Relaxed);
     }
 
     /// How many bytes all files have together.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn used(&self) -> u64 {
         self.shared.space.used.load(Ordering::Relaxed)
     }
@@ -216,6 +216,13 @@ impl Disk for MemoryDisk {
         }
         let is_free = tree.locked.insert(path.clone());
         Ok(is_free.then(|| Lock::held_by(Holder { shared: Arc::clone(&self.shared), path })))
+    }
+
+    fn free_bytes(&self) -> io::Result<Option<u64>> {
+        let space = &self.shared.space;
+        let budget = space.budget.load(Ordering::Relaxed);
+        let free = budget.saturating_sub(space.used.load(Ordering::Relaxed));
+        Ok((budget != u64::MAX).then_some(free))
     }
 }
 

@@ -10,7 +10,7 @@
 mod buffer;
 #[cfg(test)]
 mod conformance;
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 mod faulty;
 mod memory;
 #[cfg(feature = "metrics")]
@@ -26,7 +26,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 pub(crate) use faulty::{Call, Fault, FaultyDisk};
 pub(crate) use memory::MemoryDisk;
 #[cfg(feature = "metrics")]
@@ -73,6 +73,9 @@ pub(crate) trait Disk: Debug + Send + Sync {
     /// Takes an exclusive lock on a file, creating it if needed; `None` if it is held by any other handle in any
     /// process. The lock is the kernel's: it ends with the handle or the process. The file stays.
     fn lock(&self, path: &str) -> io::Result<Option<Lock>>;
+
+    /// How many more bytes there is space for; `None` where that is not known, or only memory bounds it.
+    fn free_bytes(&self) -> io::Result<Option<u64>>;
 }
 
 /// How a file is opened.

@@ -13,15 +13,16 @@ use crate::observe;
 pub(crate) struct ObservedDisk {
     inner: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
+    label: Option<observe::Label>,
 }
 
 impl ObservedDisk {
-    pub(crate) fn new(inner: Arc<dyn Disk>, clock: Arc<dyn Clock>) -> Self {
-        Self { inner, clock }
+    pub(crate) fn new(inner: Arc<dyn Disk>, clock: Arc<dyn Clock>, label: Option<observe::Label>) -> Self {
+        Self { inner, clock, label }
     }
 
     fn observe(&self, file: Arc<dyn File>) -> Arc<dyn File> {
-        Arc::new(ObservedFile { inner: file, clock: Arc::clone(&self.clock) })
+        Arc::new(ObservedFile { inner: file, clock: Arc::clone(&self.clock), label: self.label.clone() })
     }
 }
 
@@ -69,12 +70,17 @@ impl Disk for ObservedDisk {
     fn lock(&self, path: &str) -> io::Result<Option<Lock>> {
         self.inner.lock(path)
     }
+
+    fn free_bytes(&self) -> io::Result<Option<u64>> {
+        self.inner.free_bytes()
+    }
 }
 
 #[derive(Debug)]
 struct ObservedFile {
     inner: Arc<dyn File>,
     clock: Arc<dyn Clock>,
+    label: Option<observe::Label>,
 }
 
 impl File for ObservedFile {
@@ -93,7 +99,7 @@ impl File for ObservedFile {
     fn sync(&self) -> io::Result<()> {
         let begun = self.clock.monotonic();
         let result = self.inner.sync();
-        observe::synced(self.clock.monotonic().saturating_sub(begun));
+        observe::synced(self.label.as_ref(), self.clock.monotonic().saturating_sub(begun));
         result
     }
 

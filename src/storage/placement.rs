@@ -21,6 +21,35 @@ impl RealDisk {
         }
     }
 
+    /// The directory below this one that has this name, as a disk.
+    pub(crate) fn below(&self, name: &str) -> RealDisk {
+        RealDisk::new(self.locate(name))
+    }
+
+    /// The names of the directories in the directory, in no order.
+    pub(crate) fn directories(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(self.locate(""))? {
+            let entry = entry?;
+            // A link to a directory on another disk counts as well.
+            if entry.path().is_dir()
+                && let Ok(name) = entry.file_name().into_string()
+            {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    /// Removes a directory below this one with everything in it; of a link, the link. Durable when it returns. It is no
+    /// error if somebody else removes it as well.
+    pub(crate) fn remove_all(&self, name: &str) -> io::Result<()> {
+        match fs::remove_dir_all(self.locate(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => self.sync_dir(""),
+        }
+    }
+
     /// The directory beside this one whose name has `suffix` behind it.
     pub(crate) fn sibling(&self, suffix: &str) -> RealDisk {
         let mut path = self.locate("").into_os_string();

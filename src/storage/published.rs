@@ -169,6 +169,11 @@ impl PublishedFile {
 }
 
 impl FileWriter {
+    /// How far the file can be filled.
+    pub(crate) fn capacity(&self) -> u64 {
+        self.target.capacity
+    }
+
     /// Writes behind the published end. Fails if it would not fit into the file.
     pub(crate) fn write(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
         assert!(offset >= self.target.published(), "published bytes are never written again");

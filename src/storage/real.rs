@@ -105,6 +105,10 @@ impl Disk for RealDisk {
             Err(TryLockError::Error(error)) => Err(error),
         }
     }
+
+    fn free_bytes(&self) -> io::Result<Option<u64>> {
+        free_bytes(&self.root)
+    }
 }
 
 /// An open file of the file system.
@@ -227,6 +231,19 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
 #[allow(clippy::unnecessary_wraps, reason = "it can fail elsewhere")]
 fn sync_dir(_: &Path) -> io::Result<()> {
     Ok(())
+}
+
+/// What an unprivileged program may still take.
+#[cfg(unix)]
+fn free_bytes(dir: &Path) -> io::Result<Option<u64>> {
+    let volume = rustix::fs::statvfs(dir)?;
+    Ok(Some(volume.f_bavail.saturating_mul(volume.f_frsize)))
+}
+
+#[cfg(not(unix))]
+#[allow(clippy::unnecessary_wraps, reason = "it can fail elsewhere")]
+fn free_bytes(_: &Path) -> io::Result<Option<u64>> {
+    Ok(None)
 }
 
 /// One call and no other: `std` would try again after an interruption, and a sync is never tried again.

@@ -68,6 +68,10 @@ impl Disk for SubDisk {
     fn lock(&self, path: &str) -> io::Result<Option<Lock>> {
         self.inner.lock(&self.path(path))
     }
+
+    fn free_bytes(&self) -> io::Result<Option<u64>> {
+        self.inner.free_bytes()
+    }
 }
 
 #[cfg(test)]

@@ -13,11 +13,11 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::Inner;
-use super::commit::{AppendError, Appended, Commit, Exactly};
+use super::commit::{Appended, Commit, Exactly};
 use super::event::{Event, NewEvent};
 use crate::error::{Conflict, Error, ExpectationFailure, ExpectedVersion, Result};
 use crate::index::{IndexView, Key, KeyKind, StreamHead};
-use crate::log::{Appender, Turn};
+use crate::log::{Appender, Ticket, Turn};
 use crate::types::{Durability, EventId, Position, StreamVersion};
 
 /// So many streams of a commit are found by looking at each; behind them by name.
@@ -37,14 +37,21 @@ struct StreamState<'c> {
 
 /// What an attempt came to.
 enum Attempt {
-    /// Staged, to be seen through.
-    Appended(Appended),
+    /// Written, or only staged, to be seen through with the ticket.
+    Appended(Appended, Option<Ticket>),
     /// Rests on the commit at this position, which is in flight.
     Undecided(u64),
     /// Something had to be looked up first, and was.
     Again,
     /// Expectations failed, for good.
     Failed(Failures),
+}
+
+/// When an attempt is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    Decided,
+    Staged,
 }
 
 /// The checks that failed: indices into the streams, and conditions with their first match.
@@ -61,34 +68,39 @@ impl Failures {
 }
 
 impl Inner {
-    pub(super) fn send(&self, mut commit: Commit) -> Result<Appended, AppendError> {
-        match self.try_send(&mut commit) {
-            Ok(mut appended) => {
-                // The one name of a commit on one stream is moved, not copied: most commits are of this kind.
-                if let ([part], [(name, _)]) = (commit.parts.as_mut_slice(), appended.versions.as_mut_slice()) {
-                    *name = std::mem::take(&mut part.stream);
-                }
-                Ok(appended)
-            }
-            Err(error) => Err(AppendError::new(error, commit)),
-        }
+    pub(super) fn send(&self, commit: &mut Commit) -> Result<Appended> {
+        let (appended, _) = self.try_send(commit, Ending::Decided)?;
+        Ok(appended.with_names_of(commit))
     }
 
-    fn try_send(&self, commit: &mut Commit) -> Result<Appended> {
+    /// Sends a commit. The names in the result are still missing; with a ticket, it is only staged.
+    pub(super) fn try_send(&self, commit: &mut Commit, ending: Ending) -> Result<(Appended, Option<Ticket>)> {
         let appender = self.appender()?;
         let frame_len = commit.check(self.commit_bytes_max)?;
         let now = commit.complete(&*self.clock, &*self.randomness).nanos();
         let commit = &*commit;
         let durability = commit.durability.unwrap_or(self.durability);
-        let mut sending = Sending::new(self, commit, frame_len);
+        let mut sending = Sending::new(self, commit, frame_len, ending);
         loop {
             match sending.attempt(appender, durability, now)? {
-                Attempt::Appended(appended) => return Ok(appended),
+                Attempt::Appended(appended, ticket) => return Ok((appended, ticket)),
                 Attempt::Undecided(position) => appender.wait_decided(position).map_err(as_not_written)?,
                 Attempt::Again => {}
-                Attempt::Failed(failures) => return sending.resolve(appender, &failures, durability),
+                Attempt::Failed(failures) => {
+                    return Ok((sending.resolve(appender, &failures, durability)?, None));
+                }
             }
         }
+    }
+}
+
+impl Appended {
+    /// The one name of a commit on one stream is moved here, not copied: most commits are of this kind.
+    pub(super) fn with_names_of(mut self, commit: &mut Commit) -> Self {
+        if let ([part], [(name, _)]) = (commit.parts.as_mut_slice(), self.versions.as_mut_slice()) {
+            *name = std::mem::take(&mut part.stream);
+        }
+        self
     }
 }
 
@@ -129,10 +141,11 @@ struct Sending<'a> {
     by_name: Option<HashMap<&'a str, usize>>,
     parts: SmallVec<[PartState; 1]>,
     prepared: Option<Prepared>,
+    ending: Ending,
 }
 
 impl<'a> Sending<'a> {
-    fn new(inner: &'a Inner, commit: &'a Commit, frame_len: usize) -> Self {
+    fn new(inner: &'a Inner, commit: &'a Commit, frame_len: usize, ending: Ending) -> Self {
         let mut sending = Self {
             inner,
             commit,
@@ -141,6 +154,7 @@ impl<'a> Sending<'a> {
             by_name: None,
             parts: SmallVec::new(),
             prepared: None,
+            ending,
         };
         for part in &commit.parts {
             let index = sending.stream(&part.stream, part.expected);
@@ -252,6 +266,9 @@ impl<'a> Sending<'a> {
 
     fn stage(&mut self, mut turn: Turn<'_>, view: &IndexView, durability: Durability, now: i64) -> Result<Attempt> {
         turn.reserve(self.frame_len)?;
+        if let Some(rule) = &self.inner.admission {
+            rule.admit(self.commit, self.frame_len)?;
+        }
         self.number_parts();
         let count = self.commit.len();
         let records = self.numbered().map(|(stream, event, version)| event.record(stream.name, version));
@@ -262,14 +279,18 @@ impl<'a> Sending<'a> {
             self.inner.seed.event_of(stream, &event.event_type, tags, time, version)
         });
         self.inner.index_commit(view, &staged, keys);
-        turn.see_through()?;
-        Ok(Attempt::Appended(Appended {
+        let ticket = match self.ending {
+            Ending::Decided => turn.see_through().map(|()| None)?,
+            Ending::Staged => Some(turn.leave()),
+        };
+        let appended = Appended {
             first: staged.first_position,
             last: staged.first_position + count as u64 - 1,
             commit_time: staged.commit_time,
             versions: self.reached(),
             deduplicated: false,
-        }))
+        };
+        Ok(Attempt::Appended(appended, ticket))
     }
 
     /// Gives each part of the commit its first version.

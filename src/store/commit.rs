@@ -128,6 +128,13 @@ impl Commit {
         self.parts.iter().flat_map(|part| part.events.iter().map(|event| (part.stream.as_str(), event)))
     }
 
+    /// Gives metadata to the events that have none.
+    pub(super) fn give_metadata(&mut self, metadata: &[u8]) {
+        for event in self.parts.iter_mut().flat_map(|part| &mut part.events) {
+            event.metadata.get_or_insert_with(|| metadata.to_vec());
+        }
+    }
+
     /// Gives ids and times to the events that have none, so that the commit is the same when it is sent again.
     pub(super) fn complete(&mut self, clock: &dyn Clock, randomness: &dyn Randomness) -> Timestamp {
         let now = clock.now();
@@ -249,7 +256,7 @@ impl Commit {
     }
 
     /// The bytes that the commit takes in the log.
-    fn frame_len(&self) -> usize {
+    pub(super) fn frame_len(&self) -> usize {
         let lens = self.events().map(|(stream, event)| event.record(stream, 1).encoded_len());
         commit_frame_len(Exactly { inner: lens, left: self.len() })
     }
@@ -410,7 +417,8 @@ pub struct AppendError {
 }
 
 impl AppendError {
-    pub(super) fn new(error: Error, commit: Commit) -> Self {
+    /// The error of a commit that was not, or not surely, written.
+    pub fn new(error: Error, commit: Commit) -> Self {
         Self { inner: Box::new((error, commit)) }
     }
 

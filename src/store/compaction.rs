@@ -159,11 +159,11 @@ impl Copies {
         self.bytes = 0;
         while !self.copies.is_empty() {
             let begun = Commit::new().durability(Durability::Os);
-            let commit = self
+            let mut commit = self
                 .copies
                 .iter()
                 .fold(begun, |commit, copied| commit.append(&copied.key, copied.version, [copied.event.clone()]));
-            match state.send(commit).map_err(Error::from) {
+            match state.send(&mut commit) {
                 Ok(_) => self.copies.clear(),
                 // Somebody wrote one of the keys: what is older now need not be copied.
                 Err(Error::Conflict(_)) => self.drop_stale(state)?,

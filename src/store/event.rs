@@ -44,7 +44,7 @@ impl NewEvent {
     /// [`Error::Codec`] if `data` cannot be told in JSON, such as a map whose keys are not strings.
     pub fn json(event_type: impl Into<Cow<'static, str>>, data: &impl Serialize) -> Result<Self> {
         let event_type = event_type.into();
-        let payload = serde_json::to_vec(data).map_err(|error| codec_error("encode", &event_type, &error))?;
+        let payload = encode(Codec::Json, &event_type, data)?;
         Ok(Self::from_bytes(event_type, Codec::Json, payload))
     }
 
@@ -60,7 +60,7 @@ impl NewEvent {
     #[cfg(feature = "postcard")]
     pub fn postcard(event_type: impl Into<Cow<'static, str>>, data: &impl Serialize) -> Result<Self> {
         let event_type = event_type.into();
-        let payload = postcard::to_allocvec(data).map_err(|error| codec_error("encode", &event_type, &error))?;
+        let payload = encode(Codec::Postcard, &event_type, data)?;
         Ok(Self::from_bytes(event_type, Codec::Postcard, payload))
     }
 
@@ -70,10 +70,8 @@ impl NewEvent {
     /// [`Error::Codec`] if `data` cannot be told in bincode.
     #[cfg(feature = "bincode")]
     pub fn bincode(event_type: impl Into<Cow<'static, str>>, data: &impl Serialize) -> Result<Self> {
-        use bincode::Options;
         let event_type = event_type.into();
-        let encoded = bincode_options().serialize(data);
-        let payload = encoded.map_err(|error| codec_error("encode", &event_type, &error))?;
+        let payload = encode(Codec::Bincode, &event_type, data)?;
         Ok(Self::from_bytes(event_type, Codec::Bincode, payload))
     }
 
@@ -275,12 +273,11 @@ impl<'a> Event<'a> {
     /// [`Error::Codec`], naming the event, if the payload is not a `T`, or the codec is [`Codec::Raw`] or belongs to a
     /// feature that is not on.
     pub fn decode_payload<T: DeserializeOwned>(&self) -> Result<T> {
-        decode_payload(self.codec, self.payload).map_err(|reason| Error::Codec {
-            what: format!(
+        self.codec.decode(self.payload).map_err(|error| {
+            error.of(format!(
                 "cannot decode the {:?} event at position {} of stream {:?}",
                 self.event_type, self.position, self.stream
-            ),
-            reason,
+            ))
         })
     }
 
@@ -386,36 +383,6 @@ impl<'a> Iterator for Tags<'a> {
 
 impl ExactSizeIterator for Tags<'_> {}
 
-/// A value decoded by the codec that it was encoded with, or why it cannot be.
-pub(super) fn decode_payload<T: DeserializeOwned>(codec: Codec, payload: &[u8]) -> Result<T, String> {
-    match codec {
-        Codec::Json => serde_json::from_slice(payload).map_err(|error| error.to_string()),
-        #[cfg(feature = "postcard")]
-        Codec::Postcard => match postcard::take_from_bytes(payload) {
-            Ok((value, [])) => Ok(value),
-            Ok((_, rest)) => Err(format!("{} bytes are left over", rest.len())),
-            Err(error) => Err(error.to_string()),
-        },
-        #[cfg(feature = "bincode")]
-        Codec::Bincode => {
-            use bincode::Options;
-            bincode_options().deserialize(payload).map_err(|error| error.to_string())
-        }
-        other => Err(format!("the codec {other} is not known here")),
-    }
-}
-
-fn codec_error(verb: &str, event_type: &str, error: &dyn std::fmt::Display) -> Error {
-    Error::Codec { what: format!("cannot {verb} the payload of a {event_type:?} event"), reason: error.to_string() }
-}
-
-/// Fixed-size integers, little-endian, no more than a commit can hold, no trailing bytes. Frozen: events depend on it.
-#[cfg(feature = "bincode")]
-fn bincode_options() -> impl bincode::Options {
-    use bincode::Options;
-    bincode::DefaultOptions::new()
-        .with_fixint_encoding()
-        .with_little_endian()
-        .with_limit(crate::limits::COMMIT_BYTES_MAX as u64)
-        .reject_trailing_bytes()
+fn encode(codec: Codec, event_type: &str, data: &impl Serialize) -> Result<Vec<u8>> {
+    codec.encode(data).map_err(|error| error.of(format!("cannot encode the payload of a {event_type:?} event")))
 }

@@ -1,15 +1,25 @@
 //! The store: streams, versions, queries and conditions on top of the log and its index.
 
+mod admission;
 mod append;
+mod attachments;
 mod backup;
 mod commit;
 mod compaction;
+mod condition;
+mod directory;
 mod event;
 #[cfg(test)]
 mod faults;
+#[cfg(feature = "testing")]
+mod faulty;
+mod group;
+mod history;
+mod hold;
 mod indexing;
 mod lookup;
 mod maintenance;
+mod metadata;
 mod open;
 mod options;
 mod query;
@@ -18,10 +28,12 @@ mod snapshot;
 mod state;
 mod stats;
 mod verify;
+mod watch;
 
 #[cfg(test)]
 mod tests;
 
+use std::any::Any;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,9 +49,17 @@ use crate::randomness::Randomness;
 use crate::storage::{Disk, Lock};
 use crate::types::{Durability, Position, StoreId, StreamVersion};
 
+pub use admission::Admission;
 pub use backup::BackupReport;
 pub use commit::{AppendError, Appended, Commit, CommitBuilder};
+pub use condition::Condition;
+pub use directory::StoreDirectory;
 pub use event::{Event, NewEvent, RecordedEvent, Tags};
+#[cfg(feature = "testing")]
+pub use faulty::FaultyDisk;
+pub use history::HistoryPoint;
+pub use hold::HeldName;
+pub use metadata::Metadata;
 pub use open::OpenReport;
 pub use options::{Options, ReadMode, RebuildProgress};
 pub use query::Query;
@@ -48,6 +68,7 @@ pub use snapshot::{IgnoredReason, IgnoredSnapshot, NewSnapshot, Snapshot, Snapsh
 pub use state::{State, StateBatch, StateValue, StateVersion, StateWritten};
 pub use stats::Stats;
 pub use verify::{Problem, VerifyProgress, VerifyReport, verify};
+pub use watch::Watch;
 
 /// An event store: an append-only log of events in streams.
 ///
@@ -68,7 +89,13 @@ pub use verify::{Problem, VerifyProgress, VerifyReport, verify};
 #[derive(Debug, Clone)]
 pub struct Store {
     handle: Arc<Handle>,
+    /// For the events that are appended without any.
+    metadata: Option<Arc<[u8]>>,
+    guard: Option<Guard>,
 }
+
+/// What a handle, its clones and its reads keep alive.
+type Guard = Arc<dyn Any + Send + Sync>;
 
 /// What the clones of a store share. Dropping the last closes the store.
 #[derive(Debug)]
@@ -77,6 +104,7 @@ struct Handle {
     /// The background thread and the lock of a store that takes appends; gone once it is closed.
     running: Mutex<Option<Running>>,
     report: OpenReport,
+    attachments: attachments::Attachments,
 }
 
 #[derive(Debug)]
@@ -100,6 +128,8 @@ struct Inner {
     mark_delay: Duration,
     clock: Arc<dyn Clock>,
     randomness: Arc<dyn Randomness>,
+    admission: Option<admission::Rule>,
+    label: Option<observe::Label>,
     /// Events of sealed segments that were indexed again when the store was opened.
     rebuilt: u64,
 }
@@ -193,15 +223,22 @@ impl Store {
     /// be sent again; [`Error::Indeterminate`] if it is unknown whether it was written: reopen the store and send it
     /// again; [`Error::NotWritten`] if a commit before it failed; [`Error::Poisoned`], [`Error::Closed`] and
     /// [`Error::ReadOnly`] if the store takes no appends.
-    pub fn send(&self, commit: Commit) -> Result<Appended, AppendError> {
+    pub fn send(&self, mut commit: Commit) -> Result<Appended, AppendError> {
         let inner = &self.handle.inner;
-        observe::append(&*inner.clock, commit.len(), || inner.send(commit), outcome_of)
+        if let Some(metadata) = &self.metadata {
+            commit.give_metadata(metadata);
+        }
+        // By reference: a commit is a few hundred bytes, which would be copied with each call.
+        let (events, send) = (commit.len(), || inner.send(&mut commit));
+        let outcome = |sent: &Result<Appended>| outcome_of(sent.as_ref());
+        let sent = observe::append(&*inner.clock, inner.label.as_ref(), events, send, outcome);
+        sent.map_err(|error| AppendError::new(error, commit))
     }
 
     /// Reads the events that match a query, as of now.
     pub fn read(&self, query: Query) -> Read {
         let caught_up = self.handle.inner.catch_up();
-        Read::new(&self.handle.inner, query, caught_up.err())
+        Read::new(&self.handle.inner, query, caught_up.err()).guarded_by(self.guard.clone())
     }
 
     /// The version of a stream; `None` if it does not exist.
@@ -247,6 +284,14 @@ impl Store {
         self.handle.inner.log.store()
     }
 
+    /// A handle of the same store that keeps `guard` alive, as do its clones and the reads that are begun through any of
+    /// them. When the last of these is gone, the guard is dropped: who lends a store out can tell that it came back. It
+    /// replaces the guard of this handle.
+    #[must_use]
+    pub fn with_guard(&self, guard: Arc<dyn Any + Send + Sync>) -> Store {
+        Store { guard: Some(guard), ..self.clone() }
+    }
+
     /// What opening the store found and did.
     pub fn open_report(&self) -> &OpenReport {
         &self.handle.report
@@ -274,6 +319,12 @@ impl Store {
 
 impl Handle {
     fn close(&self) -> Result<()> {
+        let closed = self.finish();
+        self.inner.log.watchers().close();
+        closed
+    }
+
+    fn finish(&self) -> Result<()> {
         // Held to the end: who closes it a second time, through a clone, returns when it is closed.
         let mut slot = self.running.lock();
         let Some(mut running) = slot.take() else { return Ok(()) };
@@ -352,11 +403,11 @@ impl Inner {
     }
 }
 
-fn outcome_of(result: &Result<Appended, AppendError>) -> AppendOutcome {
+fn outcome_of(result: Result<&Appended, &Error>) -> AppendOutcome {
     match result {
         Ok(appended) if appended.deduplicated => AppendOutcome::Deduplicated,
         Ok(appended) => AppendOutcome::Appended((appended.last - appended.first + 1) as usize),
-        Err(error) if matches!(error.error(), Error::Conflict(_)) => AppendOutcome::Conflict,
+        Err(Error::Conflict(_)) => AppendOutcome::Conflict,
         Err(_) => AppendOutcome::Failed,
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::attachments::Attachments;
 use super::indexing::open_index;
 use super::maintenance::Worker;
 use super::options::{Options, RebuildProgress};
@@ -19,7 +20,7 @@ use crate::storage::Disk;
 use crate::types::Position;
 
 /// The file that the writer locks.
-const LOCK_PATH: &str = "lock";
+pub(super) const LOCK_PATH: &str = "lock";
 
 /// What opening a store found and did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -54,6 +55,7 @@ impl Store {
         signal: Arc<Signal>,
     ) -> Result<Self> {
         options.check()?;
+        let bare = Arc::clone(&disk);
         let disk = observed(disk, &options);
         if !create && !disk.exists() {
             return Err(Error::NotFound { path: disk.locate("") });
@@ -77,7 +79,8 @@ impl Store {
             return Err(Error::NotFound { path: disk.locate("") });
         };
         let recovered = opened.recovered;
-        let state = StateSlot::new(&disk, &options, Arc::clone(&signal), true);
+        // The state times its syncs itself.
+        let state = StateSlot::new(&bare, &options, Arc::clone(&signal), true);
         let inner = Inner::new(disk, &options, opened.log, Side::Writing(Box::new(opened.appender)), state)?;
         let indexed_events = inner.rebuilt + inner.index_tail()?;
         let report = report_of(&recovered, &inner, indexed_events);
@@ -85,7 +88,8 @@ impl Store {
         let inner = Arc::new(inner);
         let worker = options.background.then(|| Worker::start(&inner, &signal)).transpose()?;
         let running = Mutex::new(Some(Running { worker, _lock: lock }));
-        Ok(Store { handle: Arc::new(Handle { inner, running, report }) })
+        let handle = Handle { inner, running, report, attachments: Attachments::default() };
+        Ok(Store { handle: Arc::new(handle), metadata: None, guard: None })
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "options are given up, as to the public functions")]
@@ -104,15 +108,16 @@ impl Store {
         let inner = Inner::new(disk, &options, log, side, state)?;
         let indexed_events = inner.rebuilt + inner.index_tail()?;
         let report = OpenReport { unconfirmed_events: unconfirmed, indexed_events, ..OpenReport::default() };
-        let handle = Handle { inner: Arc::new(inner), running: Mutex::new(None), report };
-        Ok(Store { handle: Arc::new(handle) })
+        let attachments = Attachments::default();
+        let handle = Handle { inner: Arc::new(inner), running: Mutex::new(None), report, attachments };
+        Ok(Store { handle: Arc::new(handle), metadata: None, guard: None })
     }
 }
 
 /// The disk with its syncs timed, if anybody wants to know.
 #[cfg(feature = "metrics")]
 fn observed(disk: Arc<dyn Disk>, options: &Options) -> Arc<dyn Disk> {
-    Arc::new(crate::storage::ObservedDisk::new(disk, Arc::clone(&options.clock)))
+    Arc::new(crate::storage::ObservedDisk::new(disk, Arc::clone(&options.clock), options.label.clone()))
 }
 
 #[cfg(not(feature = "metrics"))]
@@ -171,6 +176,8 @@ impl Inner {
             mark_delay: options.mark_delay,
             clock: Arc::clone(&options.clock),
             randomness: Arc::clone(&options.randomness),
+            admission: options.admission.clone(),
+            label: options.label.clone(),
             rebuilt,
         })
     }

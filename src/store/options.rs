@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Store;
+use super::admission::{Admission, Rule};
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Invalid, Result, Violation};
 use crate::limits::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use crate::log::{Growth, LogOptions};
+use crate::observe::Label;
 use crate::randomness::{Randomness, SystemRandomness};
 use crate::storage;
 use crate::types::Durability;
@@ -59,6 +61,8 @@ pub struct Options {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) randomness: Arc<dyn Randomness>,
     pub(super) on_rebuild: Option<OnRebuild>,
+    pub(super) admission: Option<Rule>,
+    pub(super) label: Option<Label>,
 }
 
 impl fmt::Debug for Options {
@@ -93,6 +97,8 @@ impl Default for Options {
             clock: Arc::new(SystemClock),
             randomness: Arc::new(SystemRandomness::new()),
             on_rebuild: None,
+            admission: None,
+            label: None,
         }
     }
 }
@@ -117,7 +123,8 @@ impl Options {
         self
     }
 
-    /// Size of the first segment file, in bytes; each next one is twice as large. 1 MiB by default.
+    /// Size of the first segment file, in bytes; each next one is twice as large, or four times where events come faster
+    /// than they are synced. 1 MiB by default.
     #[must_use]
     pub fn segment_bytes_first(mut self, bytes: u64) -> Self {
         self.segment_bytes_first = bytes;
@@ -187,6 +194,39 @@ impl Options {
     #[must_use]
     pub fn on_rebuild(mut self, on_rebuild: impl Fn(RebuildProgress) + Send + Sync + 'static) -> Self {
         self.on_rebuild = Some(Arc::new(on_rebuild));
+        self
+    }
+
+    /// Asks a rule about every commit that is about to be written: expectations hold and there is space. An error of the
+    /// rule is the error of the append, and nothing is written; what the rule lets pass is written next. Not asked for the
+    /// state beside the log.
+    ///
+    /// The rule is called while no other append of the store goes on. It must be quick and must not use the store.
+    ///
+    /// ```
+    /// use annals::{Error, ExpectedVersion, NewEvent, Options};
+    ///
+    /// let frozen = Options::new().admission(|commit| match commit.events() {
+    ///     0..=2 => Ok(()),
+    ///     _ => Err(Error::Stopped),
+    /// });
+    /// let store = frozen.in_memory()?;
+    /// let event = || NewEvent::raw("Deposited", "50");
+    /// store.append("account-alice", ExpectedVersion::Any, [event(), event()])?;
+    /// assert!(store.append("account-alice", ExpectedVersion::Any, [event(), event(), event()]).is_err());
+    /// # Ok::<(), Error>(())
+    /// ```
+    #[must_use]
+    pub fn admission(mut self, rule: impl Fn(&Admission<'_>) -> Result<()> + Send + Sync + 'static) -> Self {
+        self.admission = Some(Rule::new(rule));
+        self
+    }
+
+    /// Puts a label on the metrics of the store, such as the tenant that it belongs to. Does nothing without the feature
+    /// `metrics`. Few stores should have one of their own: each value is a time series.
+    #[must_use]
+    pub fn metric_label(mut self, name: &'static str, value: impl AsRef<str>) -> Self {
+        self.label = Some(Label::new(name, value.as_ref()));
         self
     }
 

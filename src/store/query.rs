@@ -2,6 +2,8 @@
 //!
 //! One type serves reads, conditions, subscriptions and exports.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::Violation;
 use crate::index::{AnyOf, KeyKind, KeySeed, Plan, PlanItem};
 use crate::limits::{QUERY_ITEM_NAMES_MAX, QUERY_ITEMS_MAX, STREAM_NAME_BYTES_MAX, TAG_BYTES_MAX, TYPE_NAME_BYTES_MAX};
@@ -21,17 +23,24 @@ use super::event::Event;
 /// let either = course.or(withdrawals);                                // two items, one must hold
 /// ```
 ///
-/// Names are checked when the query is used.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Names are checked when the query is used. With serde, it is told as the list of its items, and as nothing (`null`) if it
+/// asks for every event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Query {
     items: Option<Vec<Item>>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 struct Item {
+    #[serde(skip_serializing_if = "Option::is_none")]
     stream: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     category: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     types: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     tags: Vec<String>,
 }
 

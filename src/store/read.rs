@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::Inner;
 use super::event::{Event, RecordedEvent};
 use super::query::Query;
+use super::{Guard, Inner};
 use crate::error::{Error, Invalid, Result};
 use crate::format::frame::FrameHeader;
 use crate::format::record::is_of_stream;
@@ -39,6 +39,7 @@ const PREFETCHED_BYTES: usize = 512;
 #[must_use = "a read reads nothing before it is asked for events"]
 pub struct Read {
     inner: Arc<Inner>,
+    _guard: Option<Guard>,
     query: Query,
     head: u64,
     begin: Begin,
@@ -105,6 +106,7 @@ impl Read {
         Self {
             head: inner.log.visible(),
             inner: Arc::clone(inner),
+            _guard: None,
             query,
             begin: Begin::Open,
             left: u64::MAX,
@@ -117,6 +119,11 @@ impl Read {
         }
     }
 
+    /// The read, which keeps the guard of the handle that it was begun through.
+    pub(super) fn guarded_by(self, guard: Option<Guard>) -> Self {
+        Self { _guard: guard, ..self }
+    }
+
     /// Begins at this position, included. Replaces `after`.
     pub fn from(mut self, position: Position) -> Self {
         self.begin = Begin::From(position.number());
@@ -126,6 +133,14 @@ impl Read {
     /// Begins behind this position, in the direction of reading; `None` begins at the beginning. Replaces `from`.
     pub fn after(mut self, position: impl Into<Option<Position>>) -> Self {
         self.begin = position.into().map_or(Begin::Open, |position| Begin::After(position.number()));
+        self
+    }
+
+    /// Reads up to this position, included; `None` is no bound. It bounds [`head`](Read::head) as well.
+    pub fn upto(mut self, position: impl Into<Option<Position>>) -> Self {
+        if let Some(position) = position.into() {
+            self.head = self.head.min(position.number());
+        }
         self
     }
 
@@ -176,6 +191,17 @@ impl Read {
                 self.way = Way::Ended;
                 Err(error)
             }
+        }
+    }
+
+    /// The event that [`Read::next`] gave last, once more; `None` before the first and at the end.
+    ///
+    /// # Errors
+    /// Those of [`Read::next`].
+    pub fn current(&self) -> Result<Option<Event<'_>>> {
+        match self.way {
+            Way::Undecided | Way::Failed(_) | Way::Ended => Ok(None),
+            _ => self.current.as_ref().map(|_| self.lend()).transpose(),
         }
     }
 

@@ -5,12 +5,16 @@
 //! way around it is to read the events; so a lookup never fails for what is in the state, and tells what it passed over.
 
 use std::borrow::Cow;
+#[cfg(feature = "zstd")]
+use std::cell::RefCell;
+use std::fmt;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::event::{Event, NewEvent, decode_payload};
+use super::event::{Event, NewEvent};
+use super::history::OtherHistory;
 use super::query::name_problem;
 use super::state::{PUT, StateBatch, StateVersion};
 use super::{Inner, Store};
@@ -114,6 +118,20 @@ pub enum IgnoredReason {
     OtherStream(String),
 }
 
+impl fmt::Display for IgnoredReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            IgnoredReason::Unreadable(error) => write!(f, "it cannot be read: {error}"),
+            IgnoredReason::Damaged(what) => write!(f, "it is damaged: {what}"),
+            IgnoredReason::Unknown(what) => write!(f, "it was saved by another version of this program: {what}"),
+            IgnoredReason::OtherSchema(_) => f.write_str("its state has another schema"),
+            IgnoredReason::AheadOfLog => f.write_str("it has events that the log does not have"),
+            IgnoredReason::OtherHistory => f.write_str("its events are not those of this log"),
+            IgnoredReason::OtherStream(stream) => write!(f, "it is of the stream {stream:?}"),
+        }
+    }
+}
+
 impl NewSnapshot {
     /// A snapshot whose state is `state` as JSON.
     ///
@@ -200,9 +218,8 @@ impl Snapshot {
     /// [`Error::Codec`], naming the stream, if the state is not a `T`, or the codec is [`Codec::Raw`] or belongs to a
     /// feature that is not on. The caller reads the stream from its beginning then.
     pub fn decode_state<T: DeserializeOwned>(&self) -> Result<T> {
-        decode_payload(self.codec, &self.state).map_err(|reason| Error::Codec {
-            what: format!("cannot decode the snapshot of stream {:?} at version {}", self.stream, self.version),
-            reason,
+        self.codec.decode(&self.state).map_err(|error| {
+            error.of(format!("cannot decode the snapshot of stream {:?} at version {}", self.stream, self.version))
         })
     }
 }
@@ -407,15 +424,11 @@ impl Inner {
 
     /// Why a snapshot is not of the history of this log, if it is not.
     fn history_fault(&self, header: &SnapshotHeader<'_>) -> Result<Option<IgnoredReason>> {
-        if header.store != self.log.store() {
-            return Ok(Some(IgnoredReason::OtherHistory));
-        }
-        if header.position > self.log.visible() {
-            return Ok(Some(IgnoredReason::AheadOfLog));
-        }
-        let is_same =
-            header.position >= self.first_kept_position() && self.checksum_at(header.position)? == header.checksum;
-        Ok((!is_same).then_some(IgnoredReason::OtherHistory))
+        let other = self.other_history(header.store, header.position, header.checksum)?;
+        Ok(other.map(|other| match other {
+            OtherHistory::AheadOfLog => IgnoredReason::AheadOfLog,
+            _ => IgnoredReason::OtherHistory,
+        }))
     }
 
     /// The snapshot, or why it cannot be used; an error is one of the log.
@@ -479,10 +492,18 @@ fn unpack(header: &SnapshotHeader<'_>, packed: &[u8]) -> Result<Vec<u8>, Ignored
 /// Never more than a snapshot may have, whatever the header says.
 #[cfg(feature = "zstd")]
 fn unpack_zstd(packed: &[u8], state_bytes: usize) -> Result<Vec<u8>, IgnoredReason> {
+    thread_local! {
+        /// Kept, since making one takes longer than unpacking a small state with it.
+        static UNPACKER: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+    }
     if state_bytes > SNAPSHOT_BYTES_MAX {
         return Err(IgnoredReason::Damaged("its state is larger than any".into()));
     }
-    match zstd::bulk::decompress(packed, state_bytes) {
+    let unpacked = UNPACKER.with_borrow_mut(|kept| match kept {
+        Some(unpacker) => unpacker.decompress(packed, state_bytes),
+        None => kept.insert(zstd::bulk::Decompressor::new()?).decompress(packed, state_bytes),
+    });
+    match unpacked {
         Ok(state) if state.len() == state_bytes => Ok(state),
         Ok(_) => Err(IgnoredReason::Damaged("its state has another length than it says".into())),
         Err(error) => Err(IgnoredReason::Damaged(format!("its state cannot be unpacked: {error}"))),

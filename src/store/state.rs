@@ -8,7 +8,7 @@
 //! Lock order: the compaction, then the slot. The slot is held shared while the state is used and exclusively while
 //! old segments go away, so that nobody is led to a place that is gone.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -107,7 +107,7 @@ pub struct StateBatch {
 /// What a batch wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateWritten {
-    versions: Vec<(String, StateVersion)>,
+    versions: HashMap<String, StateVersion>,
 }
 
 impl Store {
@@ -149,8 +149,9 @@ impl State {
     /// # Errors
     /// Those of [`State::write`], but for conflicts.
     pub fn put(&self, key: impl Into<String>, value: impl Into<Vec<u8>>) -> Result<StateVersion> {
-        let written = self.write(StateBatch::new().put(key, value))?;
-        Ok(written.versions[0].1)
+        let key = key.into();
+        let written = self.write(StateBatch::new().put(key.as_str(), value))?;
+        Ok(written.versions[&key])
     }
 
     /// Removes the value of a key, if it has one.
@@ -266,7 +267,7 @@ impl StateBatch {
 impl StateWritten {
     /// The version that a key has with it; `None` if the batch did not set it.
     pub fn version_of(&self, key: &str) -> Option<StateVersion> {
-        self.versions.iter().find(|(name, _)| name == key).map(|(_, version)| *version)
+        self.versions.get(key).copied()
     }
 }
 
@@ -306,6 +307,7 @@ impl StateSlot {
             index_tail_bytes_max: INDEX_TAIL_BYTES_MAX.min(options.index_tail_bytes_max),
             background: false,
             on_rebuild: None,
+            admission: None,
             ..options.clone()
         };
         Self {
@@ -484,28 +486,27 @@ impl Inner {
 
     pub(super) fn write_state(&self, batch: StateBatch) -> Result<StateWritten> {
         let now = self.clock.now();
-        let mut versions: Vec<(String, StateVersion)> = Vec::new();
+        let mut versions = HashMap::new();
         let mut commit = Commit { durability: batch.durability, ..Commit::new() };
         for (key, value) in batch.changes {
             let id = event_id(&*self.randomness, now);
-            versions.retain(|(known, _)| *known != key);
-            let event = match value {
-                Some(value) => {
-                    versions.push((key.clone(), StateVersion(id)));
-                    NewEvent::raw(PUT, value)
-                }
-                None => NewEvent::raw(DELETE, []),
+            let event = if let Some(value) = value {
+                versions.insert(key.clone(), StateVersion(id));
+                NewEvent::raw(PUT, value)
+            } else {
+                versions.remove(&key);
+                NewEvent::raw(DELETE, [])
             };
             commit = commit.append(key, ExpectedVersion::Any, [event.id(id)]);
         }
         loop {
             commit = self.expecting(commit, &batch.expected)?;
-            match self.send(commit) {
+            match self.send(&mut commit) {
                 Ok(_) => return Ok(StateWritten { versions }),
                 // A key was written between the look and the commit. Its value decides whether that matters, since
                 // compaction writes values again as they are.
-                Err(error) if matches!(error.error(), Error::Conflict(_)) => commit = error.into_commit(),
-                Err(error) => return Err(error.into()),
+                Err(Error::Conflict(_)) => {}
+                Err(error) => return Err(error),
             }
         }
     }

@@ -61,6 +61,17 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Bytes of the live log: its headers and frames. Looks at each segment, and at no event.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] or [`Error::Io`] if a segment cannot be read.
+    pub fn log_bytes(&self) -> Result<u64> {
+        self.handle.inner.catch_up()?;
+        self.handle.inner.log.segments().iter().map(|segment| segment.used_bytes()).sum()
+    }
+}
+
 impl Inner {
     fn count_events(&self, head: u64, stats: &mut Stats) -> Result<()> {
         let mut tally = Tally::default();

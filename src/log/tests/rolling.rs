@@ -23,21 +23,30 @@ fn bytes_used(opened: &Opened) -> u64 {
     opened.log.segments().last().unwrap().used_bytes().unwrap()
 }
 
-#[test]
-fn segments_double_up_to_the_maximum() {
-    let options = LogOptions {
-        segment_bytes_first: 4096,
-        segment_bytes_max: 16 * 1024,
-        growth: Growth::Doubling,
-        read_mode: ReadMode::Map,
-    };
+/// Sizes of the first five segments of a log whose segments grow from 4 KiB to 64 KiB, of which the first is filled with
+/// commits of one durability and the next ones with those of another.
+fn sizes(growth: Growth, first: Durability, next: Durability) -> Vec<usize> {
+    let read_mode = ReadMode::Map;
+    let options = LogOptions { segment_bytes_first: 4096, segment_bytes_max: 64 * 1024, growth, read_mode };
     let disk = MemoryDisk::new();
     let opened = open(&disk, options);
     while active(&opened) < 5 {
-        append(&opened.appender, OS, &[filled("x", 1000)]).unwrap();
+        let durability = if active(&opened) == 1 { first } else { next };
+        append(&opened.appender, durability, &[filled("x", 1000)]).unwrap();
     }
-    let lengths: Vec<usize> = (1..=5).map(|number| bytes_of(&disk, &path_of(number)).len()).collect();
-    assert_eq!(lengths, [4096, 8192, 16_384, 16_384, 16_384]);
+    (1..=5).map(|number| bytes_of(&disk, &path_of(number)).len()).collect()
+}
+
+#[test]
+fn segments_double_up_to_the_maximum() {
+    assert_eq!(sizes(Growth::Doubling, SYNCED, SYNCED), [4096, 8192, 16_384, 32_768, 65_536]);
+}
+
+#[test]
+fn segments_that_are_filled_before_they_are_synced_grow_faster() {
+    assert_eq!(sizes(Growth::Doubling, OS, OS), [4096, 16_384, 65_536, 65_536, 65_536]);
+    assert_eq!(sizes(Growth::Doubling, OS, SYNCED), [4096, 16_384, 32_768, 65_536, 65_536]);
+    assert_eq!(sizes(Growth::Sixteenths, OS, OS), [4096; 5]);
 }
 
 #[test]
@@ -237,4 +246,47 @@ fn a_roll_that_removes_segments_says_which_are_kept() {
     assert_eq!(disk.list(LOG_DIR).unwrap().len(), 2, "the first segment was removed");
     assert_eq!(again.log.segments().iter().next().unwrap().first_position, 2);
     assert_eq!(again.log.visible(), 3);
+}
+
+/// Space that was allocated need not read as zeros after a crash. A short write blanks what the next ones come to, not
+/// more, and never what was written.
+#[test]
+fn a_short_write_blanks_the_space_behind_it() {
+    const BLANKED: usize = 16 * 1024;
+    let disk = MemoryDisk::new();
+    let opened = open(&disk, large());
+    let end = bytes_used(&opened);
+    let file = disk.open(&path_of(1), Access::ReadWrite).unwrap();
+    file.write_at(&vec![0xAA; 64 * 1024 - end as usize], end).unwrap();
+    let blank_from = |end: u64| {
+        let bytes = bytes_of(&disk, &path_of(1))[end as usize..].to_vec();
+        let blank = bytes.iter().take_while(|byte| **byte == 0).count();
+        assert!(bytes[blank..].iter().all(|byte| *byte == 0xAA));
+        end as usize + blank
+    };
+    for durability in [OS, SYNCED] {
+        add(&opened, durability, "short");
+        assert_eq!(blank_from(bytes_used(&opened)), BLANKED);
+    }
+    let mut count = 2;
+    while bytes_used(&opened) <= BLANKED as u64 {
+        append(&opened.appender, OS, &[filled("more", 1000)]).unwrap();
+        count += 1;
+    }
+    assert_eq!(blank_from(bytes_used(&opened)), 2 * BLANKED);
+    let long = append(&opened.appender, OS, &[filled("long", BLANKED)]).unwrap();
+    assert_eq!(blank_from(long.end), long.end as usize, "a long write is enough by itself");
+    add(&opened, OS, "short");
+    assert_eq!(blank_from(bytes_used(&opened)), 3 * BLANKED);
+    assert_eq!(texts(&opened.log).len(), count + 2);
+}
+
+/// The end of a segment is no multiple of what is blanked at once.
+#[test]
+fn blanks_end_with_the_segment() {
+    let disk = MemoryDisk::new();
+    let opened = open(&disk, small());
+    add(&opened, OS, "short");
+    assert_eq!(bytes_of(&disk, &path_of(1)).len() as u64, SEGMENT_BYTES);
+    assert_eq!(texts(&open(&copy_of(&disk), small()).log), ["short"]);
 }
