@@ -29,6 +29,7 @@
 mod clock;
 mod codec;
 mod error;
+mod event;
 mod format;
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -44,6 +45,12 @@ mod types;
 
 pub use clock::{Clock, ManualClock, Signal, SystemClock};
 pub use error::{Conflict, Error, ExpectationFailure, ExpectedVersion, Invalid, Quota, Result, Violation};
+#[cfg(feature = "schema")]
+pub use event::{Breaks, ChangeKind, EventSchemas, SchemaChange, TypeSchema};
+pub use event::{
+    Decoded, EventCodec, EventTypes, Migration, MigrationReport, TypeChange, TypedEvent, TypedRead, Upcast,
+    UpcastError, UpcastRules, Upcaster, Upcasters,
+};
 pub use randomness::{Randomness, SeededRandomness, SystemRandomness};
 /// The version of `rusqlite` whose connections read models in SQL are given.
 #[cfg(feature = "sqlite")]

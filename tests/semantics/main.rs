@@ -7,6 +7,7 @@
 //! | 16 to 22 | conditions: queries that no event may match | `conditions`, `concurrency` (19, 20, 22) |
 //! | 23 | what a check costs: nothing public counts it, so it is a benchmark | - |
 //! | 24 to 28 | reading: queries, ranges, directions, names, consistency | `reading`, `limits` (27), `concurrency` (28) |
+//! | 29 | typed reads: unknown events, upcasters, migrations | `typed` |
 //! | words | visibility, durability, opening, closing, locks, readers beside a writer | `opening` |
 //!
 //! Every case runs in the worlds of `world`: in memory and in a directory, with usual and with tiny segments and index
@@ -22,4 +23,5 @@ mod opening;
 mod reading;
 mod retrying;
 mod support;
+mod typed;
 mod world;

@@ -14,6 +14,7 @@ mod ndjson;
 mod output;
 mod progress;
 mod time;
+mod upcast;
 
 use std::process::ExitCode;
 

@@ -117,16 +117,17 @@ impl<W: Write> EventPrinter<W> {
         Self { format, writer: EventWriter::new(), out, printed: 0 }
     }
 
-    pub(crate) fn print(&mut self, event: &Event<'_>) -> Result<()> {
+    /// Prints an event, and its ordinal if it is not the first of what a recorded one was upcast into.
+    pub(crate) fn print(&mut self, event: &Event<'_>, ordinal: u32) -> Result<()> {
         match self.format {
             Format::Human => writeln!(self.out, "{}", human(event))?,
             Format::Ndjson => {
-                self.writer.write(event, &mut self.out)?;
+                self.writer.write(event, ordinal, &mut self.out)?;
                 self.out.write_all(b"\n")?;
             }
             Format::Json => {
                 self.out.write_all(if self.printed == 0 { b"[\n" } else { b",\n" })?;
-                self.writer.write(event, &mut self.out)?;
+                self.writer.write(event, ordinal, &mut self.out)?;
             }
         }
         self.printed += 1;

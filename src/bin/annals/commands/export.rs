@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use annals::Position;
+use annals::{Position, RecordedEvent};
 use anyhow::{Context, Result};
 use clap::Args;
 use flate2::Compression;
@@ -13,6 +13,7 @@ use tempfile::NamedTempFile;
 
 use crate::args::{Selection, StoreArg};
 use crate::ndjson::EventWriter;
+use crate::upcast::UpcastArg;
 use crate::{output, progress};
 
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -34,6 +35,8 @@ pub(crate) struct Export {
     file: PathBuf,
     #[command(flatten)]
     selection: Selection,
+    #[command(flatten)]
+    upcast: UpcastArg,
 }
 
 impl Export {
@@ -71,13 +74,22 @@ impl Export {
     }
 
     fn write(&self, out: &mut impl Write) -> Result<()> {
+        let upcasting = self.upcast.load()?;
         let store = self.store.open_read_only()?;
         let mut read = self.selection.read(&store);
         let bar = progress::events("exporting", read.head().map_or(0, Position::number));
         let mut writer = EventWriter::new();
         while let Some(event) = read.next()? {
-            writer.write(&event, out)?;
-            out.write_all(b"\n")?;
+            upcasting.each(&event, |event, ordinal| {
+                // Events that are to be imported need ids of their own.
+                if ordinal == 0 {
+                    writer.write(event, 0, out)?;
+                } else {
+                    let event = RecordedEvent { id: event.id().derived(ordinal), ..event.to_recorded() };
+                    writer.write(&event.as_event(), 0, out)?;
+                }
+                Ok(out.write_all(b"\n")?)
+            })?;
             progress::tick(&bar, event.position().number());
         }
         bar.finish_and_clear();

@@ -4,6 +4,7 @@ mod backup;
 mod completions;
 mod export;
 mod import;
+mod migrate;
 mod read;
 mod replay;
 mod seed;
@@ -28,6 +29,7 @@ pub(crate) enum Command {
     Tail(tail::Tail),
     Seed(seed::Seed),
     Backup(backup::Backup),
+    Migrate(migrate::Migrate),
     Completions(completions::Completions),
 }
 
@@ -44,6 +46,7 @@ impl Command {
             Command::Tail(tail) => tail.run(),
             Command::Seed(seed) => seed.run(),
             Command::Backup(backup) => backup.run(),
+            Command::Migrate(migrate) => migrate.run(),
             Command::Completions(completions) => completions.run(),
         }
     }

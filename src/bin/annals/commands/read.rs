@@ -5,6 +5,7 @@ use clap::Args;
 
 use crate::args::{FormatArg, Selection, StoreArg};
 use crate::output::{self, EventPrinter};
+use crate::upcast::UpcastArg;
 
 /// Show events
 ///
@@ -14,6 +15,7 @@ use crate::output::{self, EventPrinter};
                         annals read bank.annals --stream account-alice\n  \
                         annals read bank.annals --type Withdrawn --tag branch:7 --reverse --limit 10\n  \
                         annals read bank.annals --after 1000 --format ndjson\n  \
+                        annals read bank.annals --stream account-alice --upcast rules.json\n  \
                         annals read bank.annals --since 2024-01-01 --until 2024-02-01T12:00:00Z")]
 pub(crate) struct Read {
     #[command(flatten)]
@@ -22,15 +24,18 @@ pub(crate) struct Read {
     format: FormatArg,
     #[command(flatten)]
     selection: Selection,
+    #[command(flatten)]
+    upcast: UpcastArg,
 }
 
 impl Read {
     pub(crate) fn run(&self) -> Result<()> {
+        let upcasting = self.upcast.load()?;
         let store = self.store.open_read_only()?;
         let mut read = self.selection.read(&store);
         let mut printer = EventPrinter::new(self.format.format, output::stdout());
         while let Some(event) = read.next()? {
-            printer.print(&event)?;
+            upcasting.each(&event, |event, ordinal| printer.print(event, ordinal))?;
         }
         printer.finish()
     }

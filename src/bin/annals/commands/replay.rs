@@ -12,6 +12,7 @@ use crate::args::{Format, FormatArg, Selection, StoreArg};
 use crate::output::Align::{Left, Right};
 use crate::output::{self, grouped};
 use crate::progress;
+use crate::upcast::UpcastArg;
 
 /// Go through events in order, and count them
 #[derive(Debug, Args)]
@@ -26,6 +27,8 @@ pub(crate) struct Replay {
     format: FormatArg,
     #[command(flatten)]
     selection: Selection,
+    #[command(flatten)]
+    upcast: UpcastArg,
     /// Count the events of each type, stream, category or tag
     #[arg(long, value_enum, value_name = "WHAT")]
     count_by: Option<CountBy>,
@@ -115,12 +118,16 @@ impl Replay {
     }
 
     fn count(&self) -> Result<Counts> {
+        let upcasting = self.upcast.load()?;
         let store = self.store.open_read_only()?;
         let mut read = self.selection.read(&store);
         let bar = progress::events("replaying", read.head().map_or(0, Position::number));
         let mut counts = Counts::default();
         while let Some(event) = read.next()? {
-            counts.add(&event, self.count_by);
+            upcasting.each(&event, |event, _| {
+                counts.add(event, self.count_by);
+                Ok(())
+            })?;
             progress::tick(&bar, event.position().number());
         }
         bar.finish_and_clear();

@@ -4,13 +4,14 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use annals::{Clock, Position, Signal, Store, SystemClock};
+use annals::{Clock, Event, Position, Signal, Store, SystemClock};
 use anyhow::Result;
 use clap::Args;
 
 use crate::args::{Format, FormatArg, QueryArgs, StoreArg};
 use crate::exit::Usage;
 use crate::output::{self, EventPrinter};
+use crate::upcast::{UpcastArg, Upcasting};
 
 /// Show the last events, and those that come
 ///
@@ -37,6 +38,21 @@ pub(crate) struct Tail {
     interval: u64,
     #[command(flatten)]
     query: QueryArgs,
+    #[command(flatten)]
+    upcast: UpcastArg,
+}
+
+/// Prints events as they are told now.
+struct Printer<W> {
+    upcasting: Upcasting,
+    events: EventPrinter<W>,
+}
+
+impl<W: Write> Printer<W> {
+    fn print(&mut self, event: &Event<'_>) -> Result<()> {
+        let events = &mut self.events;
+        self.upcasting.each(event, |event, ordinal| events.print(event, ordinal))
+    }
 }
 
 impl Tail {
@@ -45,13 +61,14 @@ impl Tail {
         if self.follow && format == Format::Json {
             return Err(Usage("--format json has an end, and --follow has none: use --format ndjson".into()).into());
         }
+        let upcasting = self.upcast.load()?;
         let store = self.store.open_read_only()?;
-        let mut printer = EventPrinter::new(format, output::stdout());
+        let mut printer = Printer { upcasting, events: EventPrinter::new(format, output::stdout()) };
         let mut head = self.print_last(&store, &mut printer)?;
         if !self.follow {
-            return printer.finish();
+            return printer.events.finish();
         }
-        printer.flush()?;
+        printer.events.flush()?;
         let (never, interval) = (Arc::new(Signal::new()), Duration::from_millis(self.interval));
         loop {
             SystemClock.wait(&never, Some(SystemClock.monotonic() + interval));
@@ -60,7 +77,7 @@ impl Tail {
     }
 
     /// Prints the last events, and returns the head that they are the last of.
-    fn print_last<W: Write>(&self, store: &Store, printer: &mut EventPrinter<W>) -> Result<Option<Position>> {
+    fn print_last<W: Write>(&self, store: &Store, printer: &mut Printer<W>) -> Result<Option<Position>> {
         let mut read = store.read(self.query.query()).reverse().limit(self.lines);
         let head = read.head();
         let mut first = None;
@@ -81,7 +98,7 @@ impl Tail {
         &self,
         store: &Store,
         head: Option<Position>,
-        printer: &mut EventPrinter<W>,
+        printer: &mut Printer<W>,
     ) -> Result<Option<Position>> {
         if store.head()? == head {
             return Ok(head);
@@ -91,7 +108,7 @@ impl Tail {
         while let Some(event) = read.next()? {
             printer.print(&event)?;
         }
-        printer.flush()?;
+        printer.events.flush()?;
         Ok(head)
     }
 }

@@ -39,7 +39,7 @@ mod tests {
 
     fn written(event: &RecordedEvent) -> String {
         let mut line = Vec::new();
-        EventWriter::new().write(&event.as_event(), &mut line).unwrap();
+        EventWriter::new().write(&event.as_event(), 0, &mut line).unwrap();
         String::from_utf8(line).unwrap()
     }
 

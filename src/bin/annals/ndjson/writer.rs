@@ -21,7 +21,8 @@ impl EventWriter {
         Self::default()
     }
 
-    pub(crate) fn write(&mut self, event: &Event<'_>, out: &mut impl Write) -> io::Result<()> {
+    /// Writes an event, and its ordinal if it is not the first of what a recorded one was upcast into.
+    pub(crate) fn write(&mut self, event: &Event<'_>, ordinal: u32, out: &mut impl Write) -> io::Result<()> {
         write!(out, "{{\"position\":{},\"commit\":{},", event.position(), event.commit())?;
         write!(out, "\"commit_time\":\"{}\",\"stream\":", self.commit_time(event))?;
         serde_json::to_writer(&mut *out, event.stream())?;
@@ -39,6 +40,9 @@ impl EventWriter {
         write_bytes("data", event.payload(), event.codec() == Codec::Json, out)?;
         if let Some(metadata) = event.metadata() {
             write_bytes("metadata", metadata, true, out)?;
+        }
+        if ordinal > 0 {
+            write!(out, ",\"ordinal\":{ordinal}")?;
         }
         out.write_all(b"}")
     }

@@ -1,0 +1,87 @@
+//! Rules, an event, and an enum that it may be read as, out of the fuzzer's bytes.
+
+use annals::{
+    Codec, Error, EventCodec, EventId, EventTypes, Position, RecordedEvent, StreamVersion, Timestamp, UpcastRules,
+    Upcasters,
+};
+use serde::{Deserialize, Serialize};
+
+/// One event, and what it is upcast by. The bytes are three lines: type and schema version, the payload, the rules.
+pub struct Case {
+    /// The event.
+    pub event: RecordedEvent,
+    /// The rules, which fit together.
+    pub upcasters: Upcasters,
+}
+
+/// What events may be read as; it has every shape of a variant.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+enum Shapes {
+    Unit,
+    Newtype(Option<i64>),
+    Tuple(u8, String),
+    Struct { name: String, left: Option<Vec<u32>>, nested: Nested },
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+enum Nested {
+    None,
+    Number(f64),
+    Text { text: String },
+}
+
+impl Case {
+    /// `None` if the bytes are not three lines, or the last is no file of rules.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let mut lines = bytes.splitn(3, |byte| *byte == b'\n');
+        let (name, payload) = (std::str::from_utf8(lines.next()?).ok()?, lines.next()?);
+        let rules = UpcastRules::from_json(std::str::from_utf8(lines.next()?).ok()?).ok()?;
+        let (event_type, version) = name.rsplit_once(' ')?;
+        let event = RecordedEvent {
+            position: Position::FIRST,
+            commit: Position::FIRST,
+            commit_time: Timestamp::default(),
+            stream: "fuzzed".into(),
+            version: StreamVersion::FIRST,
+            id: EventId::from_bytes([7; 16]),
+            event_type: event_type.into(),
+            schema_version: version.parse().ok()?,
+            time: Timestamp::default(),
+            tags: Vec::new(),
+            metadata: None,
+            codec: Codec::Json,
+            payload: payload.into(),
+        };
+        Some(Self { event, upcasters: Upcasters::new(rules).ok()? })
+    }
+
+    /// What the event is upcast into; nothing if a rule cannot be applied.
+    pub fn upcast(&self) -> Vec<RecordedEvent> {
+        let events = match self.upcasters.upcast(&self.event.as_event()) {
+            Ok(events) => events,
+            Err(Error::Codec { .. }) => return Vec::new(),
+            Err(other) => panic!("another error: {other}"),
+        };
+        for event in &events {
+            let stands = |event: &RecordedEvent| (event.position, event.version, event.id, event.stream.clone());
+            assert_eq!(stands(event), stands(&self.event), "an event left its place");
+        }
+        events
+    }
+}
+
+/// Reads the event as one of `Shapes`. What can be read is written and read again, the same.
+pub fn check_decoding(event: &RecordedEvent) {
+    let shapes: EventCodec<Shapes> = EventTypes::new().check().expect("the declaration is right");
+    match shapes.decode(&event.as_event()) {
+        Ok(decoded) => {
+            for shape in decoded {
+                assert!(shapes.encode(&shape).is_ok(), "what was read can be written");
+                let text = Codec::Json.encode(&shape).expect("what was read can be written");
+                assert_eq!(Codec::Json.decode::<Shapes>(&text).expect("it can be read"), shape);
+            }
+        }
+        Err(Error::Codec { .. } | Error::UnknownEvent { .. }) => {}
+        Err(other) => panic!("another error: {other}"),
+    }
+}
