@@ -42,6 +42,7 @@ mod randomness;
 mod storage;
 mod store;
 mod types;
+mod validation;
 
 pub use clock::{Clock, ManualClock, Signal, SystemClock};
 pub use error::{Conflict, Error, ExpectationFailure, ExpectedVersion, Invalid, Quota, Result, Violation};
@@ -65,3 +66,4 @@ pub use store::{
     verify,
 };
 pub use types::{Codec, Durability, EventId, Position, StoreId, StreamVersion, Timestamp};
+pub use validation::{FieldProblems, LocatedProblem, OutOfLimit, Problems};
