@@ -26,6 +26,7 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod aggregate;
 mod clock;
 mod codec;
 mod error;
@@ -44,6 +45,11 @@ mod store;
 mod types;
 mod validation;
 
+pub use aggregate::{
+    Aggregate, CONFLICT_RETRIES, CollectedEvents, Command, CommandId, Decider, Deciders, Decision, DecisionModel,
+    ExecuteError, Executed, IteratedEvents, Loaded, OneEvent, QueryDecision, Repository, ResultOf, SnapshotPolicy,
+    SnapshotProblem, Transaction, Work as UnitOfWork,
+};
 pub use clock::{Clock, ManualClock, Signal, SystemClock};
 pub use error::{Conflict, Error, ExpectationFailure, ExpectedVersion, Invalid, Quota, Result, Violation};
 #[cfg(feature = "schema")]

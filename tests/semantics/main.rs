@@ -8,6 +8,9 @@
 //! | 23 | what a check costs: nothing public counts it, so it is a benchmark | - |
 //! | 24 to 28 | reading: queries, ranges, directions, names, consistency | `reading`, `limits` (27), `concurrency` (28) |
 //! | 29 | typed reads: unknown events, upcasters, migrations | `typed` |
+//! | 1 to 10, 15, 21, 29 | the same of aggregates: executing, several in one commit, resending | `aggregates`, `commands` (4, 15) |
+//! | 21, 22 | decisions over a query: the worked examples | `decisions` |
+//! | 37, 38 | snapshots and caches of aggregates | `aggregate_snapshots` |
 //! | words | visibility, durability, opening, closing, locks, readers beside a writer | `opening` |
 //!
 //! Every case runs in the worlds of `world`: in memory and in a directory, with usual and with tiny segments and index
@@ -15,9 +18,14 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests use files and time directly")]
 
+mod aggregate_snapshots;
+mod aggregates;
 mod appending;
+mod bank;
+mod commands;
 mod concurrency;
 mod conditions;
+mod decisions;
 mod limits;
 mod opening;
 mod reading;
