@@ -27,6 +27,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod aggregate;
+#[cfg(feature = "tokio")]
+mod asynchronous;
 mod clock;
 mod codec;
 mod error;
@@ -42,6 +44,7 @@ mod observe;
 mod randomness;
 mod storage;
 mod store;
+mod subscription;
 mod types;
 mod validation;
 
@@ -50,6 +53,8 @@ pub use aggregate::{
     ExecuteError, Executed, IteratedEvents, Loaded, OneEvent, QueryDecision, Repository, ResultOf, SnapshotPolicy,
     SnapshotProblem, Transaction, Work as UnitOfWork,
 };
+#[cfg(feature = "tokio")]
+pub use asynchronous::{AppendFuture, EventStream};
 pub use clock::{Clock, ManualClock, Signal, SystemClock};
 pub use error::{Conflict, Error, ExpectationFailure, ExpectedVersion, Invalid, Quota, Result, Violation};
 #[cfg(feature = "schema")]
@@ -70,6 +75,10 @@ pub use store::{
     Read, ReadMode, RebuildProgress, RecordedEvent, Snapshot, SnapshotLookup, SnapshotQuery, State, StateBatch,
     StateValue, StateVersion, StateWritten, Stats, Store, StoreDirectory, Tags, VerifyProgress, VerifyReport, Watch,
     verify,
+};
+pub use subscription::{
+    Batch, Delivery, Follow, Horizon, Item, Lag, ParallelReplay, Replay, ReplayError, ReplayOutcome, ReplayProgress,
+    ReplayToken, Replayed, Stopper, Subscribe, Subscription,
 };
 pub use types::{Codec, Durability, EventId, Position, StoreId, StreamVersion, Timestamp};
 pub use validation::{FieldProblems, LocatedProblem, OutOfLimit, Problems};

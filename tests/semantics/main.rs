@@ -8,6 +8,7 @@
 //! | 23 | what a check costs: nothing public counts it, so it is a benchmark | - |
 //! | 24 to 28 | reading: queries, ranges, directions, names, consistency | `reading`, `limits` (27), `concurrency` (28) |
 //! | 29 | typed reads: unknown events, upcasters, migrations | `typed` |
+//! | 30 to 33, 38 | subscribing: backlog and live events, checkpoints, competing consumers, histories; replays | `subscribing`, `replaying` |
 //! | 1 to 10, 15, 21, 29 | the same of aggregates: executing, several in one commit, resending | `aggregates`, `commands` (4, 15) |
 //! | 21, 22 | decisions over a query: the worked examples | `decisions` |
 //! | 37, 38 | snapshots and caches of aggregates | `aggregate_snapshots` |
@@ -29,7 +30,9 @@ mod decisions;
 mod limits;
 mod opening;
 mod reading;
+mod replaying;
 mod retrying;
+mod subscribing;
 mod support;
 mod typed;
 mod world;

@@ -1,0 +1,176 @@
+//! The thread that writes for those who await: one for each open store, from the first awaited append on.
+//!
+//! It ends with the store, which it does not keep open: only what it was handed does, until that is done.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::{Error, Result};
+use crate::{AppendError, Appended, Commit, Store};
+
+/// What may wait for the committer. Whoever comes then waits for that.
+const JOBS_WAITING_MAX: usize = 1_024;
+/// What it takes at once.
+const JOBS_TAKEN_MAX: usize = 512;
+
+/// The committer of a store.
+#[derive(Debug, Default)]
+pub(super) struct Committer {
+    running: Mutex<Option<Running>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    jobs: mpsc::Sender<Job>,
+    thread: JoinHandle<()>,
+}
+
+enum Job {
+    Send(Box<Send>),
+    Run(Box<dyn FnOnce() + std::marker::Send>),
+}
+
+/// A commit, and who waits for its result.
+struct Send {
+    store: Store,
+    commit: Commit,
+    result: oneshot::Sender<Outcome<Result<Appended, AppendError>>>,
+}
+
+/// What a job came to; an error is what it panicked with.
+type Outcome<T> = std::thread::Result<T>;
+
+impl Committer {
+    /// Has the committer send a commit.
+    pub(super) async fn send(store: Store, commit: Commit) -> Result<Appended, AppendError> {
+        let jobs = match store.attachment::<Committer>().jobs() {
+            Ok(jobs) => jobs,
+            Err(error) => return Err(AppendError::new(error, commit)),
+        };
+        let (result, answer) = oneshot::channel();
+        let job = Job::Send(Box::new(Send { store, commit, result }));
+        match jobs.send(job).await {
+            Ok(()) => unwrap(answer.await),
+            Err(mpsc::error::SendError(Job::Send(job))) => Err(AppendError::new(Error::Closed, job.commit)),
+            Err(_) => unreachable!("what was sent comes back"),
+        }
+    }
+
+    /// Has the committer do something that writes.
+    pub(super) async fn run<T: std::marker::Send + 'static>(
+        store: Store,
+        run: impl FnOnce() -> Result<T> + std::marker::Send + 'static,
+    ) -> Result<T> {
+        let jobs = store.attachment::<Committer>().jobs()?;
+        let (result, answer) = oneshot::channel();
+        let job = Job::Run(Box::new(move || {
+            let outcome = catch_unwind(AssertUnwindSafe(run));
+            // Whoever waited may not any more.
+            let _ = result.send(outcome);
+            drop(store);
+        }));
+        match jobs.send(job).await {
+            Ok(()) => unwrap(answer.await),
+            Err(_) => Err(Error::Closed),
+        }
+    }
+
+    /// Where to hand jobs to, of a thread that is started if it does not run.
+    fn jobs(&self) -> Result<mpsc::Sender<Job>> {
+        let mut running = self.running.lock();
+        if let Some(running) = &*running {
+            return Ok(running.jobs.clone());
+        }
+        let (jobs, waiting) = mpsc::channel(JOBS_WAITING_MAX);
+        let thread = std::thread::Builder::new().name("annals-committer".into()).spawn(move || work(waiting));
+        let thread = thread.map_err(|source| Error::Io {
+            operation: "start a thread that commits for",
+            path: "the store".into(),
+            source: Arc::new(source),
+        })?;
+        *running = Some(Running { jobs: jobs.clone(), thread });
+        Ok(jobs)
+    }
+}
+
+/// The result, or the panic that took its place.
+fn unwrap<T>(answer: Result<Outcome<T>, oneshot::error::RecvError>) -> T {
+    match answer {
+        Ok(Ok(result)) => result,
+        Ok(Err(panic)) => std::panic::resume_unwind(panic),
+        Err(gone) => panic!("the committing thread panicked: {gone}"),
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        let Some(Running { jobs, thread }) = self.running.get_mut().take() else { return };
+        drop(jobs);
+        // The last one that held the store may have been a job.
+        if thread.thread().id() != std::thread::current().id() {
+            // Its panics were handed to those who waited.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn work(mut waiting: mpsc::Receiver<Job>) {
+    let mut taken = Vec::new();
+    while waiting.blocking_recv_many(&mut taken, JOBS_TAKEN_MAX) > 0 {
+        let mut sends = Vec::new();
+        for job in taken.drain(..) {
+            match job {
+                Job::Send(send) => sends.push(*send),
+                Job::Run(run) => {
+                    commit(&mut sends);
+                    run();
+                }
+            }
+        }
+        commit(&mut sends);
+    }
+}
+
+/// Commits what was handed over, as few groups as there are kinds of handles.
+fn commit(sends: &mut Vec<Send>) {
+    let mut rest = std::mem::take(sends);
+    while let Some(first) = rest.first() {
+        let others = rest.iter().position(|send| send.store.given_metadata() != first.store.given_metadata());
+        let later = rest.split_off(others.unwrap_or(rest.len()));
+        commit_group(rest);
+        rest = later;
+    }
+}
+
+fn commit_group(group: Vec<Send>) {
+    let (mut commits, mut stores, mut waiters) = (Vec::new(), Vec::new(), Vec::new());
+    for Send { store, commit, result } in group {
+        commits.push(commit);
+        stores.push(store);
+        waiters.push(result);
+    }
+    let Some(store) = stores.first() else { return };
+    match catch_unwind(AssertUnwindSafe(|| store.send_all(commits))) {
+        Ok(results) => {
+            for (waiter, result) in waiters.into_iter().zip(results) {
+                // Whoever waited may not any more.
+                let _ = waiter.send(Ok(result));
+            }
+        }
+        Err(panic) => tell_panic(waiters, &*panic),
+    }
+}
+
+fn tell_panic<T>(waiters: Vec<oneshot::Sender<Outcome<T>>>, panic: &(dyn Any + std::marker::Send)) {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    for waiter in waiters {
+        let panic = text.clone().unwrap_or_else(|| "the committing thread panicked".to_owned());
+        let _ = waiter.send(Err(Box::new(panic)));
+    }
+}

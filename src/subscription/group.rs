@@ -1,0 +1,170 @@
+//! What the consumers of one subscription share: the place in the log, who has which event, and the checkpoint.
+//!
+//! Events are pulled from one [`Follow`] by whichever consumer asks next. With several consumers, a stream stays with the
+//! one that has events of it which are not acknowledged; later events of it wait in that consumer's queue. What a
+//! consumer leaves behind, because it was dropped or let its lease expire, goes to the next one that asks, stream by
+//! stream and in order.
+//!
+//! Invariants: the checkpoint is never beyond the first event that is not acknowledged; an event is out at one consumer
+//! at most; of a stream, no event is out at one consumer while an earlier one is not acknowledged at another.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::checkpoint::Checkpoints;
+use super::follow::{Follow, Horizon, Lag};
+use super::progress::{Progress, Taken, Tracking};
+use crate::clock::Signal;
+use crate::error::{Error, Result};
+use crate::limits::UNSAVED_POSITIONS_MAX;
+use crate::types::Position;
+use crate::{HeldName, Query, Store};
+
+/// The consumers of a subscription, and where they are.
+#[derive(Debug)]
+pub(super) struct Group {
+    /// `None` for a subscription without a name, of which nothing is remembered.
+    checkpoints: Option<Checkpoints>,
+    query: Query,
+    horizon: Horizon,
+    /// `None` for the one consumer of a subscription that is not shared.
+    lease: Option<Duration>,
+    store: Store,
+    shared: Mutex<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    progress: Progress,
+    /// The checkpoint that was saved last.
+    saved: Option<Position>,
+    held: Option<HeldName>,
+}
+
+impl Group {
+    pub(super) fn new(
+        checkpoints: Option<Checkpoints>,
+        held: Option<HeldName>,
+        follow: Follow,
+        lease: Option<Duration>,
+    ) -> Self {
+        let tracking = match (&checkpoints, lease) {
+            (None, _) => Tracking::Nothing,
+            (Some(_), None) => Tracking::Positions,
+            (Some(_), Some(_)) => Tracking::Streams,
+        };
+        Self {
+            checkpoints,
+            query: follow.query().clone(),
+            horizon: follow.horizon(),
+            lease,
+            store: follow.store().clone(),
+            shared: Mutex::new(Shared { saved: follow.looked(), progress: Progress::new(follow, tracking), held }),
+        }
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(super) fn horizon(&self) -> Horizon {
+        self.horizon
+    }
+
+    pub(super) fn name(&self) -> Option<&str> {
+        self.checkpoints.as_ref().map(Checkpoints::name)
+    }
+
+    /// Whether a consumer that wants this may join.
+    pub(super) fn is_alike(&self, query: &Query, horizon: Horizon, lease: Option<Duration>) -> bool {
+        self.query == *query && self.horizon == horizon && self.lease == lease
+    }
+
+    /// Adds a consumer that waits for this signal, and returns its number.
+    pub(super) fn join(&self, signal: &Arc<Signal>) -> u64 {
+        let leased_until = self.leased_until(self.now());
+        self.shared.lock().progress.join(signal, leased_until)
+    }
+
+    fn leased_until(&self, now: Duration) -> Duration {
+        self.lease.map_or(Duration::MAX, |lease| now.saturating_add(lease))
+    }
+
+    /// The time that leases run on; nobody asks the clock where there are none.
+    fn now(&self) -> Duration {
+        self.lease.map_or(Duration::ZERO, |_| self.store.clock().monotonic())
+    }
+
+    /// Removes a consumer; whether it was the last, and the checkpoint could be saved.
+    pub(super) fn leave(&self, number: u64) -> (bool, Result<()>) {
+        let mut shared = self.shared.lock();
+        if !shared.progress.leave(number) {
+            return (false, Ok(()));
+        }
+        let saved = self.save(&mut shared);
+        shared.held = None;
+        (true, saved)
+    }
+
+    /// The next thing for a consumer, if there is any now.
+    pub(super) fn take(&self, number: u64) -> Result<Taken> {
+        let now = self.now();
+        let mut shared = self.shared.lock();
+        shared.progress.renew(number, self.leased_until(now));
+        if let Some(taken) = shared.progress.take(number, now)? {
+            return Ok(taken);
+        }
+        let number_of = |position: Option<Position>| position.map_or(0, Position::number);
+        if number_of(shared.progress.checkpoint()) >= number_of(shared.saved) + UNSAVED_POSITIONS_MAX {
+            self.save(&mut shared)?;
+        }
+        shared.progress.nothing_for(number)
+    }
+
+    /// Notes that a consumer has waited, and has not asked again yet.
+    pub(super) fn renew(&self, number: u64) {
+        if self.lease.is_some() {
+            let leased_until = self.leased_until(self.now());
+            self.shared.lock().progress.renew(number, leased_until);
+        }
+    }
+
+    /// Acknowledges events that a consumer was given at these attempts, and saves the checkpoint if that moves it.
+    pub(super) fn acknowledge(&self, number: u64, events: impl Iterator<Item = (Position, u32)>) -> Result<()> {
+        let Some(checkpoints) = &self.checkpoints else { return Ok(()) };
+        let leased_until = self.leased_until(self.now());
+        let mut shared = self.shared.lock();
+        if !shared.progress.is_member(number) {
+            return Err(Error::Stopped);
+        }
+        shared.progress.renew(number, leased_until);
+        let lost = shared.progress.acknowledge_all(number, events);
+        self.save(&mut shared)?;
+        match lost {
+            Some(position) => Err(Error::LeaseExpired { name: checkpoints.name().to_owned(), position }),
+            None => Ok(()),
+        }
+    }
+
+    fn save(&self, shared: &mut Shared) -> Result<()> {
+        let checkpoint = shared.progress.checkpoint();
+        if let Some(checkpoints) = &self.checkpoints
+            && checkpoint > shared.saved
+        {
+            checkpoints.save(checkpoint)?;
+            shared.saved = checkpoint;
+        }
+        Ok(())
+    }
+
+    /// Everything up to here is acknowledged or does not match.
+    pub(super) fn checkpoint(&self) -> Option<Position> {
+        self.shared.lock().progress.checkpoint()
+    }
+
+    pub(super) fn lag(&self) -> Result<Lag> {
+        Lag::behind(&self.store, self.checkpoint())
+    }
+}
