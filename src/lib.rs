@@ -37,6 +37,7 @@ mod format;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod handler;
 mod index;
 pub mod limits;
 mod log;
@@ -62,6 +63,11 @@ pub use event::{Breaks, ChangeKind, EventSchemas, SchemaChange, TypeSchema};
 pub use event::{
     Decoded, EventCodec, EventTypes, Migration, MigrationReport, TypeChange, TypedEvent, TypedRead, Upcast,
     UpcastError, UpcastRules, Upcaster, Upcasters,
+};
+pub use handler::{
+    Checkpoint, DeadLetter, DeadLetterRequest, DeadLetters, DeduplicationKey, DeliveryOrder, HandlerError,
+    HandlerHandle, HandlerKind, HandlerState, HandlerStatus, Health, MemorySink, OnError, Outgoing, Reactor,
+    RegisteredHandler, Relay, Remainder, Runner, ShutdownReport, Sink, Skipped, Work,
 };
 pub use randomness::{Randomness, SeededRandomness, SystemRandomness};
 /// The version of `rusqlite` whose connections read models in SQL are given.

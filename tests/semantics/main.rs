@@ -12,6 +12,7 @@
 //! | 1 to 10, 15, 21, 29 | the same of aggregates: executing, several in one commit, resending | `aggregates`, `commands` (4, 15) |
 //! | 21, 22 | decisions over a query: the worked examples | `decisions` |
 //! | 37, 38 | snapshots and caches of aggregates | `aggregate_snapshots` |
+//! | 34 to 36, 38 | handlers: failures, effects outside, waiting, other histories | `handling` |
 //! | words | visibility, durability, opening, closing, locks, readers beside a writer | `opening` |
 //!
 //! Every case runs in the worlds of `world`: in memory and in a directory, with usual and with tiny segments and index
@@ -27,6 +28,7 @@ mod commands;
 mod concurrency;
 mod conditions;
 mod decisions;
+mod handling;
 mod limits;
 mod opening;
 mod reading;

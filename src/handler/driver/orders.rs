@@ -1,0 +1,104 @@
+//! What a handler is told to do: pause, see to its dead letters, end.
+
+use super::{Driver, End};
+use crate::error::Error;
+use crate::handler::error::HandlerError;
+use crate::handler::letters::{DeadLetter, DeadLetterRequest};
+use crate::handler::mark::Mark;
+use crate::handler::shared::HandlerState;
+use crate::types::Position;
+use crate::{Follow, Query};
+
+impl Driver {
+    /// Does what it is told. Goes on behind `looked`.
+    pub(super) fn attend(&mut self, follow: &mut Follow) -> Result<(), End> {
+        loop {
+            let orders = self.shared.take_orders();
+            if orders.stop {
+                return Err(End::Told);
+            }
+            self.finish()?;
+            if orders.requests != self.shared.carried_out() && self.settle_letters()? {
+                self.shared.publish_requests(orders.requests);
+            }
+            let is_drained = orders.end_at.is_some_and(|end| end <= self.looked.map_or(0, Position::number));
+            if is_drained || (orders.pause && orders.end_at.is_some()) {
+                return Err(End::Told);
+            }
+            follow.seek(self.looked);
+            if !orders.pause {
+                return Ok(());
+            }
+            self.shared.set_state(HandlerState::Paused);
+            follow.wait(None)?;
+            if !self.shared.orders().pause {
+                self.shared.set_state(HandlerState::CatchingUp);
+            }
+        }
+    }
+
+    /// Carries out everything that is due for dead letters; `false` if there were orders before it was done.
+    fn settle_letters(&mut self) -> Result<bool, End> {
+        self.parking.reload_requests()?;
+        for position in self.parking.due() {
+            let mut next = Some(position);
+            // Once one is settled, those behind it follow.
+            while let Some(letter) = next.and_then(|position| self.parking.due_at(position)).cloned() {
+                if self.shared.has_orders() {
+                    return Ok(false);
+                }
+                self.settle_letter(&letter)?;
+                next = self.parking.first_of(&letter.stream);
+            }
+        }
+        self.tell_parked();
+        Ok(true)
+    }
+
+    fn settle_letter(&mut self, letter: &DeadLetter) -> Result<(), End> {
+        if letter.requested == Some(DeadLetterRequest::Discard) {
+            self.parking.resolve(letter.position);
+            return self.save();
+        }
+        self.retry_letter(letter)
+    }
+
+    fn retry_letter(&mut self, letter: &DeadLetter) -> Result<(), End> {
+        let (position, attempt) = (letter.position, letter.attempts + 1);
+        self.mark.store(Mark { event: position, upto: position, attempt, is_parked: true })?;
+        let tried = match self.store.read(Query::all()).from(position).limit(1).next()? {
+            Some(event) if event.position() == position => self.attempt(&event).and_then(|()| self.flush()),
+            _ => Err(HandlerError::permanent("the log does not keep the event any more: it can only be discarded")),
+        };
+        match tried {
+            Ok(()) => {
+                self.breaker.succeeded();
+                self.batch.handled += 1;
+                self.parking.resolve(position);
+                self.save()
+            }
+            Err(error) => {
+                let failed = self.failed(position, attempt, &error).failed;
+                self.work.roll_back()?;
+                Ok(self.parking.failed_again(position, &failed)?)
+            }
+        }
+    }
+
+    /// Saves everything before it ends, and returns the state that it leaves.
+    pub(super) fn part(&mut self) -> HandlerState {
+        let saved = self.finish().and_then(|_| match self.looked > self.saved {
+            true => self.save(),
+            false => Ok(()),
+        });
+        let cleared = match self.mark.counts_attempts(self.saved) {
+            true => Ok(()),
+            // What was not done is not being done any more: it was not what ended the process.
+            false => self.mark.clear(self.saved),
+        };
+        match saved.and(cleared.map_err(End::from)) {
+            Ok(()) | Err(End::Told | End::Failed(_) | End::Error(Error::Closed)) => HandlerState::Stopped,
+            Err(End::Error(error)) => HandlerState::Failed { position: None, error: error.to_string() },
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! Starting a handler: its options, its registration, and the thread that drives its work.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use super::driver::{Driver, Settings};
+use super::error::HandlerError;
+use super::handle::HandlerHandle;
+use super::keys;
+use super::policy::{LastResort, OnError};
+use super::registry::{Registry, register};
+use super::shared::{HandlerState, Shared};
+use super::work::{Checkpoint, Work};
+use crate::error::{Error, Invalid, Result, Violation};
+use crate::limits::{DEAD_LETTERS_MAX, HANDLER_BATCH_EVENTS_MAX};
+use crate::types::Position;
+use crate::{Follow, Horizon, Query, Store};
+
+/// Events that are handled between two checkpoints, unless something else is said.
+const BATCH_EVENTS: usize = 1_000;
+
+/// What kind of work a handler does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum HandlerKind {
+    /// A read model: pure, and built anew whenever that is called for.
+    Projection,
+    /// Side effects. It never sees an event again because something is built anew.
+    Reactor,
+    /// A relay of events to the world outside. What holds for a reactor holds for it.
+    Sink,
+    /// A process manager.
+    ProcessManager,
+}
+
+/// Starts [`Work`] under a name: a thread that follows the events of a query, handles them one by one, saves how far it
+/// came, and deals with failures as its policy says.
+///
+/// Projections, reactors and relays have their own, shorter, ways to start one; this is for work of your own:
+///
+/// ```
+/// use annals::{Checkpoint, Event, ExpectedVersion, HandlerError, HandlerKind, NewEvent, OnError, Runner, StateBatch, Store, Work};
+///
+/// /// Counts events, and saves the count together with how far it has counted.
+/// struct Counter { store: Store, count: u64 }
+///
+/// impl Work for Counter {
+///     fn load(&mut self, store: &Store) -> annals::Result<Option<Checkpoint>> {
+///         self.roll_back()?;
+///         Checkpoint::load(store, "counter")
+///     }
+///
+///     fn handle(&mut self, _event: &Event<'_>) -> Result<(), HandlerError> {
+///         self.count += 1;
+///         Ok(())
+///     }
+///
+///     fn save(&mut self, checkpoint: &Checkpoint) -> annals::Result<()> {
+///         let batch = checkpoint.add_to(StateBatch::new().put("count", self.count.to_le_bytes()));
+///         self.store.state()?.write(batch).map(drop)
+///     }
+///
+///     fn roll_back(&mut self) -> annals::Result<()> {
+///         let saved = self.store.state()?.get("count")?;
+///         self.count = saved.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
+///         Ok(())
+///     }
+///
+///     fn has_effects_outside(&self) -> bool {
+///         false
+///     }
+/// }
+///
+/// let store = Store::in_memory()?;
+/// let work = Counter { store: store.clone(), count: 0 };
+/// let runner = Runner::new("counter", HandlerKind::Projection).policy(OnError::retry(3).then_park());
+/// let counter = runner.start(&store, Box::new(work))?;
+/// let opened = store.append("account-alice", ExpectedVersion::NoStream, [NewEvent::raw("Opened", "")])?;
+/// counter.wait_for(opened.last_position())?;
+/// assert_eq!(store.state()?.get("count")?, Some(1_u64.to_le_bytes().to_vec()));
+/// # Ok::<(), annals::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "a runner runs nothing before it is started"]
+pub struct Runner {
+    name: String,
+    kind: HandlerKind,
+    query: Query,
+    policy: OnError,
+    batch_events: usize,
+    save_within: Duration,
+    horizon: Horizon,
+    begin: Begin,
+    dead_letters_max: usize,
+    parks: bool,
+}
+
+/// Where a handler begins that has no checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Begin {
+    Start,
+    End,
+    After(Position),
+}
+
+impl Runner {
+    /// A runner for all events from the first on, that stops at the first error.
+    pub fn new(name: impl Into<String>, kind: HandlerKind) -> Self {
+        Self {
+            name: name.into(),
+            kind,
+            query: Query::all(),
+            policy: OnError::default(),
+            batch_events: BATCH_EVENTS,
+            save_within: Duration::ZERO,
+            horizon: Horizon::default(),
+            begin: Begin::Start,
+            dead_letters_max: DEAD_LETTERS_MAX,
+            parks: true,
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Handles only events that match.
+    pub fn query(mut self, query: Query) -> Self {
+        self.query = query;
+        self
+    }
+
+    /// What is done about an event that cannot be handled.
+    pub fn policy(mut self, policy: OnError) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Saves after so many events at the latest: 1,000 unless this is called, 1 to [`HANDLER_BATCH_EVENTS_MAX`].
+    pub fn batch(mut self, events_max: usize) -> Self {
+        self.batch_events = events_max;
+        self
+    }
+
+    /// Saves so long after an event was handled at the latest, on the clock of the store, instead of whenever there is
+    /// nothing more to handle. Meanwhile the work must show what it has handled all the same, because
+    /// [`HandlerHandle::wait_for`] does not wait for it to be saved.
+    pub fn save_within(mut self, delay: Duration) -> Self {
+        self.save_within = delay;
+        self
+    }
+
+    /// Handles events up to this head: the synced one unless this is called, so that nothing was done because of an
+    /// event that a loss of power takes away.
+    pub fn upto(mut self, horizon: Horizon) -> Self {
+        self.horizon = horizon;
+        self
+    }
+
+    /// Begins with the first event when the handler is new. This is so unless something else is said.
+    pub fn from_start(mut self) -> Self {
+        self.begin = Begin::Start;
+        self
+    }
+
+    /// Begins with what is appended after the handler was started for the first time.
+    pub fn from_end(mut self) -> Self {
+        self.begin = Begin::End;
+        self
+    }
+
+    /// Begins behind this position when the handler is new.
+    pub fn after(mut self, position: Position) -> Self {
+        self.begin = Begin::After(position);
+        self
+    }
+
+    /// Keeps at most so many dead letters, at most [`DEAD_LETTERS_MAX`]: the handler stops at the event that would be one
+    /// more.
+    pub fn dead_letters(mut self, letters_max: usize) -> Self {
+        self.dead_letters_max = letters_max;
+        self
+    }
+
+    /// Refuses policies that park: the order of all events matters, and not only that within streams.
+    pub fn in_global_order(mut self) -> Self {
+        self.parks = false;
+        self
+    }
+
+    /// Starts the handler: registers it, loads its work, and handles from where it came to. Returns once its thread runs.
+    ///
+    /// A handler that begins at the end sees every event that is appended after this returned.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with everything that is wrong with the options; [`Error::Held`] if the name is in use;
+    /// [`Error::HistoryChanged`] if the checkpoint is of another history than the store's and the work does not
+    /// [start over](Work::start_over); what the work says when it is loaded; those of [`Store::state`]; [`Error::Io`] if
+    /// the operating system gives no thread.
+    pub fn start(self, store: &Store, mut work: Box<dyn Work>) -> Result<HandlerHandle> {
+        self.check(store)?;
+        let held = store.hold(&self.name)?;
+        let follow = store.follow(self.query.clone()).upto(self.horizon);
+        let shared = Shared::new(&self.name, self.kind, Arc::clone(store.clock()), Arc::clone(follow.signal()));
+        let shared = Arc::new(shared);
+        let registry = store.attachment::<Registry>();
+        register(store, &shared, &self.query, &self.policy)?;
+        let loaded = self.load(store, &mut *work)?;
+        let driver = Driver::new(store, work, self.settings(), Arc::clone(&shared), loaded)?;
+        let thread = spawn(driver, follow, held, Arc::clone(&shared))?;
+        registry.started(&shared);
+        Ok(HandlerHandle::new(store, shared, thread))
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            policy: self.policy.clone(),
+            batch_events: self.batch_events,
+            save_within: self.save_within,
+            horizon: self.horizon,
+            dead_letters_max: self.dead_letters_max,
+        }
+    }
+
+    fn check(&self, store: &Store) -> Result<()> {
+        keys::check_name(&self.name)?;
+        self.policy.check()?;
+        let mut violations = Vec::new();
+        let mut add = |field: &str, problem: String| violations.push(Violation::new(None, field, problem));
+        if !(1..=HANDLER_BATCH_EVENTS_MAX).contains(&self.batch_events) {
+            let problem = format!("{} events, 1 to {HANDLER_BATCH_EVENTS_MAX} are allowed", self.batch_events);
+            add("batch", problem);
+        }
+        if self.dead_letters_max > DEAD_LETTERS_MAX {
+            let problem = format!("{}, at most {DEAD_LETTERS_MAX} are allowed", self.dead_letters_max);
+            add("dead_letters", problem);
+        }
+        if !self.parks && self.policy.last_resort() == LastResort::Park {
+            let problem = "an event cannot be parked where the order of all events matters: others would overtake it";
+            add("policy", problem.into());
+        }
+        if !violations.is_empty() {
+            return Err(Invalid { violations }.into());
+        }
+        // A query that breaks a limit is told now, and not by the thread.
+        store.read(self.query.clone()).limit(0).count().map(drop)
+    }
+
+    /// What the work has saved, if it is of this history, and where it is to begin otherwise.
+    fn load(&self, store: &Store, work: &mut dyn Work) -> Result<Loaded> {
+        let saved = work.load(store)?;
+        let Some(checkpoint) = saved else {
+            return Ok(Loaded { checkpoint: self.first(store)?, rebuilt: None, is_first: self.begin != Begin::Start });
+        };
+        let checked = checkpoint.point().map_or(Ok(()), |point| store.check_history(point));
+        match checked {
+            Ok(()) => Ok(Loaded { checkpoint, rebuilt: None, is_first: false }),
+            Err(Error::HistoryChanged { position, reason }) if work.start_over()? => {
+                let rebuilt = Some(format!("position {position} was of another history: {reason}"));
+                Ok(Loaded { checkpoint: Checkpoint::new(&self.name, None), rebuilt, is_first: false })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn first(&self, store: &Store) -> Result<Checkpoint> {
+        let position = match self.begin {
+            Begin::Start => None,
+            Begin::End => {
+                // A checkpoint must not be of what a loss of power takes away.
+                store.sync()?;
+                store.head()?
+            }
+            Begin::After(position) => Some(position),
+        };
+        let point = position.map(|position| store.history_point(position)).transpose()?;
+        Ok(Checkpoint::new(&self.name, point))
+    }
+}
+
+/// Where a handler begins.
+pub(super) struct Loaded {
+    pub(super) checkpoint: Checkpoint,
+    /// Why everything is handled anew, if it is.
+    pub(super) rebuilt: Option<String>,
+    /// Where it begins has to be saved: at the next start the end would be elsewhere.
+    pub(super) is_first: bool,
+}
+
+fn spawn(
+    mut driver: Driver,
+    mut follow: Follow,
+    held: crate::HeldName,
+    shared: Arc<Shared>,
+) -> Result<thread::JoinHandle<()>> {
+    let run = move || {
+        let ended = catch_unwind(AssertUnwindSafe(|| driver.run(&mut follow)));
+        // Everything is let go of before the end is told: who waits for it may use the name at once.
+        let state = ended.unwrap_or_else(|payload| {
+            let error = HandlerError::of_panic(&*payload).text();
+            HandlerState::Failed { position: None, error }
+        });
+        shared.set_state(state);
+        drop((driver, follow, held));
+        shared.end();
+    };
+    let failed = |error: std::io::Error| Error::Io {
+        operation: "start a thread for",
+        path: "a handler".into(),
+        source: Arc::new(error),
+    };
+    thread::Builder::new().name("annals-handler".into()).spawn(run).map_err(failed)
+}

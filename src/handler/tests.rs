@@ -1,0 +1,228 @@
+//! Handlers from inside: limits, failures of the disk, and what no test from outside can bring about. What handlers
+//! promise is tested in `tests/semantics`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::*;
+use crate::clock::ManualClock;
+use crate::error::{Error, ExpectedVersion, Result};
+use crate::limits::{DEAD_LETTERS_MAX, HANDLER_BATCH_EVENTS_MAX, QUERY_ITEMS_MAX, RETRIES_MAX, SKIPPED_RECORDS_MAX};
+use crate::storage::MemoryDisk;
+use crate::types::{Durability, Position, Timestamp};
+use crate::{Event, NewEvent, Options, Query, StateBatch, Store};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn store() -> Store {
+    Options::new().without_background_work().in_memory().unwrap()
+}
+
+fn append(store: &Store, stream: &str, events: u64) -> Position {
+    let events = (0..events).map(|_| NewEvent::raw("Happened", ""));
+    store.append(stream, ExpectedVersion::Any, events).unwrap().last_position()
+}
+
+/// Work that does nothing but what a test says.
+struct Stub<H, S> {
+    handle: H,
+    save: S,
+}
+
+impl<H, S> Work for Stub<H, S>
+where
+    H: FnMut(&Event<'_>) -> Result<(), HandlerError> + Send,
+    S: FnMut(&Checkpoint) -> Result<()> + Send,
+{
+    fn load(&mut self, _store: &Store) -> Result<Option<Checkpoint>> {
+        Ok(None)
+    }
+
+    fn handle(&mut self, event: &Event<'_>) -> Result<(), HandlerError> {
+        (self.handle)(event)
+    }
+
+    fn save(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        (self.save)(checkpoint)
+    }
+
+    fn roll_back(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn has_effects_outside(&self) -> bool {
+        false
+    }
+}
+
+fn start(store: &Store, runner: Runner) -> Result<HandlerHandle> {
+    runner.start(store, Box::new(Stub { handle: |_: &Event<'_>| Ok(()), save: |_: &Checkpoint| Ok(()) }))
+}
+
+fn runner() -> Runner {
+    Runner::new("stub", HandlerKind::Projection)
+}
+
+#[test]
+fn options_are_checked_at_their_limits() {
+    let store = store();
+    append(&store, "a", 1);
+    let accepts = |runner: Runner| start(&store, runner).map(drop);
+    accepts(runner().batch(1)).unwrap();
+    accepts(runner().batch(HANDLER_BATCH_EVENTS_MAX).dead_letters(DEAD_LETTERS_MAX)).unwrap();
+    accepts(runner().policy(OnError::retry(RETRIES_MAX))).unwrap();
+    accepts(runner().dead_letters(0)).unwrap();
+    let items = |count| (1..count).fold(Query::tag("0"), |query, number| query.or(Query::tag(number.to_string())));
+    accepts(runner().query(items(QUERY_ITEMS_MAX))).unwrap();
+    for refused in [
+        runner().batch(0),
+        runner().batch(HANDLER_BATCH_EVENTS_MAX + 1),
+        runner().dead_letters(DEAD_LETTERS_MAX + 1),
+        runner().policy(OnError::retry(RETRIES_MAX + 1)),
+        runner().query(items(QUERY_ITEMS_MAX + 1)),
+        runner().policy(OnError::park()).in_global_order(),
+        Runner::new("", HandlerKind::Projection),
+    ] {
+        assert!(matches!(accepts(refused.clone()), Err(Error::Invalid(_))), "{refused:?}");
+    }
+    assert!(matches!(store.dead_letters("a/b"), Err(Error::Invalid(_))));
+}
+
+#[test]
+fn the_oldest_record_of_a_skipped_event_gives_way() {
+    let store = Options::new().durability(Durability::Os).without_background_work().in_memory().unwrap();
+    let reactor = store.react("mailer", |_| Err("never".into())).policy(OnError::skip()).upto(crate::Horizon::Visible);
+    let mailer = reactor.start().unwrap();
+    let records = || store.dead_letters("mailer").unwrap().skipped().unwrap();
+    mailer.wait_for(append(&store, "a", SKIPPED_RECORDS_MAX)).unwrap();
+    assert_eq!((records().len() as u64, records()[0].number), (SKIPPED_RECORDS_MAX, 1));
+    mailer.wait_for(append(&store, "a", 1)).unwrap();
+    assert_eq!((records().len() as u64, records()[0].number), (SKIPPED_RECORDS_MAX, 2));
+    assert_eq!(records().last().unwrap().number, SKIPPED_RECORDS_MAX + 1);
+}
+
+#[test]
+fn an_error_of_saving_stops_the_handler_and_is_told() {
+    let store = store();
+    let save = |_: &Checkpoint| Err(Error::ReadOnly);
+    let stub = Stub { handle: |_: &Event<'_>| Ok(()), save };
+    let handler = runner().start(&store, Box::new(stub)).unwrap();
+    let position = append(&store, "a", 1);
+    let failed = handler.wait_for(position).unwrap_err();
+    assert!(matches!(&failed, Error::HandlerFailed { name, position: None, .. } if name == "stub"), "{failed}");
+    assert!(handler.stop().is_err());
+}
+
+#[test]
+fn a_panic_beside_an_event_stops_the_handler_and_frees_its_name() {
+    let store = store();
+    let stub = Stub { handle: |_: &Event<'_>| Ok(()), save: |_: &Checkpoint| panic!("no way to save") };
+    let handler = runner().start(&store, Box::new(stub)).unwrap();
+    append(&store, "a", 1);
+    let state = handler.wait_for_state(HandlerState::is_over);
+    assert_eq!(state, HandlerState::Failed { position: None, error: "it panicked: no way to save".into() });
+    assert!(handler.wait_for_requests().is_ok());
+    assert!(handler.stop().is_err());
+    assert!(start(&store, runner()).is_ok());
+}
+
+/// A checkpoint waits for space, and the handler goes on when there is some.
+#[test]
+fn a_full_disk_is_waited_for() {
+    let clock = ManualClock::new(Timestamp::default());
+    let disk = MemoryDisk::new();
+    let options = Options::new().clock(clock.clone()).without_background_work();
+    let store = Store::open_on(Arc::new(disk.clone()), options, true).unwrap();
+    // More than the state has allocated by then.
+    let bulky = {
+        let store = store.clone();
+        let save = move |checkpoint: &Checkpoint| {
+            let batch = StateBatch::new().put("bulk", vec![0; 1024 * 1024]);
+            store.state()?.write(checkpoint.add_to(batch)).map(drop)
+        };
+        Stub { handle: |_: &Event<'_>| Ok(()), save }
+    };
+    let handler = runner().start(&store, Box::new(bulky)).unwrap();
+    disk.set_budget(disk.used());
+    let position = append(&store, "a", 1);
+    handler.wait_for_state(|state| matches!(state, HandlerState::NoSpace { .. }));
+    clock.advance(SECOND);
+    assert_eq!(handler.status().position, None);
+    disk.set_budget(u64::MAX);
+    while handler.status().position < Some(position) {
+        clock.advance(60 * SECOND);
+        std::thread::yield_now();
+    }
+    assert_eq!(handler.status().handled, 1);
+}
+
+/// What does not match moves the checkpoint as well, now and then, so that it is not looked at again after a crash.
+#[test]
+fn a_checkpoint_moves_with_events_that_do_not_match() {
+    let store = Options::new().durability(Durability::Os).without_background_work().in_memory().unwrap();
+    let saved = Arc::new(AtomicU64::new(0));
+    let save = {
+        let saved = Arc::clone(&saved);
+        move |checkpoint: &Checkpoint| {
+            saved.store(checkpoint.position().map_or(0, Position::number), Ordering::SeqCst);
+            Ok(())
+        }
+    };
+    let stub = Stub { handle: |_: &Event<'_>| Ok(()), save };
+    let options = runner().query(Query::stream("b")).upto(crate::Horizon::Visible);
+    let handler = options.start(&store, Box::new(stub)).unwrap();
+    handler.wait_for(append(&store, "a", 100)).unwrap();
+    assert_eq!(saved.load(Ordering::SeqCst), 0, "a few are not worth a checkpoint");
+    handler.wait_for(append(&store, "a", 20_000)).unwrap();
+    assert_eq!(saved.load(Ordering::SeqCst), 20_100);
+    handler.wait_for(append(&store, "a", 1)).unwrap();
+    handler.stop().unwrap();
+    assert_eq!(saved.load(Ordering::SeqCst), 20_101, "and at the end");
+}
+
+#[test]
+fn a_checkpoint_is_the_same_as_bytes_and_nobody_elses() {
+    let store = store();
+    let point = store.history_point(append(&store, "a", 1)).unwrap();
+    for point in [None, Some(point)] {
+        let checkpoint = Checkpoint::new("mailer", point);
+        assert_eq!(Checkpoint::from_bytes("mailer", &checkpoint.to_bytes()).unwrap(), checkpoint);
+    }
+    for foreign in [&b""[..], b"{}", br#"{"subscription":null}"#, b"\xff"] {
+        assert!(matches!(Checkpoint::from_bytes("mailer", foreign), Err(Error::Codec { .. })));
+    }
+}
+
+/// A store that takes no more appends ends its handlers when they have handled everything: nothing will come any more.
+#[test]
+fn a_poisoned_store_ends_its_handlers_with_its_error() {
+    use crate::storage::{Call, Fault, FaultyDisk};
+    let disk = FaultyDisk::new(MemoryDisk::new());
+    let options = Options::new().without_background_work();
+    let store = Store::open_on(Arc::new(disk.clone()), options, true).unwrap();
+    let mailer = store.react("mailer", |_| Ok(())).start().unwrap();
+    mailer.wait_for(append(&store, "a", 1)).unwrap();
+    disk.inject(Fault::next(Call::Sync).of("log/"));
+    assert!(store.append("a", ExpectedVersion::Any, [NewEvent::raw("Happened", "")]).is_err());
+    let state = mailer.wait_for_state(HandlerState::is_over);
+    assert!(matches!(&state, HandlerState::Failed { position: None, .. }), "{state:?}");
+    let health = store.health().unwrap();
+    assert!(!health.writable && health.poisoned.is_some() && health.not_running == ["mailer"]);
+}
+
+/// An order that comes at any moment is seen: a single one that is missed would hang this.
+#[test]
+fn no_order_is_missed() {
+    let store = store();
+    for round in 0..200 {
+        let mailer = store.react("mailer", |_| Ok(())).start().unwrap();
+        if round % 2 == 0 {
+            mailer.wait_for(append(&store, "a", 1)).unwrap();
+        }
+        mailer.pause();
+        mailer.resume();
+        mailer.wait_for(append(&store, "a", 1)).unwrap();
+        mailer.stop().unwrap();
+    }
+}
