@@ -42,10 +42,12 @@ mod index;
 pub mod limits;
 mod log;
 mod observe;
+mod projection;
 mod randomness;
 mod storage;
 mod store;
 mod subscription;
+mod table;
 mod types;
 mod validation;
 
@@ -69,6 +71,11 @@ pub use handler::{
     HandlerHandle, HandlerKind, HandlerState, HandlerStatus, Health, MemorySink, OnError, Outgoing, Reactor,
     RegisteredHandler, Relay, Remainder, Runner, ShutdownReport, Sink, Skipped, Work,
 };
+pub use projection::{
+    Parts, Projection, ProjectionBuilder, ProjectionHandle, ReadModel, RebuildCause, Rebuilt, StartReport, View,
+};
+#[cfg(feature = "sqlite")]
+pub use projection::{SqlProjectionBuilder, SqlProjectionHandle, SqlSource};
 pub use randomness::{Randomness, SeededRandomness, SystemRandomness};
 /// The version of `rusqlite` whose connections read models in SQL are given.
 #[cfg(feature = "sqlite")]
@@ -85,6 +92,10 @@ pub use store::{
 pub use subscription::{
     Batch, Delivery, Follow, Horizon, Item, Lag, ParallelReplay, Replay, ReplayError, ReplayOutcome, ReplayProgress,
     ReplayToken, Replayed, Stopper, Subscribe, Subscription,
+};
+pub use table::{
+    Access, Explain, FieldKind, FieldRef, FieldType, FieldValue, Filter, RowMut, Table, TableQuery, Unsaved, field,
+    path,
 };
 pub use types::{Codec, Durability, EventId, Position, StoreId, StreamVersion, Timestamp};
 pub use validation::{FieldProblems, LocatedProblem, OutOfLimit, Problems};

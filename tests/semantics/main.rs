@@ -13,6 +13,7 @@
 //! | 21, 22 | decisions over a query: the worked examples | `decisions` |
 //! | 37, 38 | snapshots and caches of aggregates | `aggregate_snapshots` |
 //! | 34 to 36, 38 | handlers: failures, effects outside, waiting, other histories | `handling` |
+//! | 35, 36, 38 | projecting: rebuilds, reading your own writes, other histories | `projecting` |
 //! | words | visibility, durability, opening, closing, locks, readers beside a writer | `opening` |
 //!
 //! Every case runs in the worlds of `world`: in memory and in a directory, with usual and with tiny segments and index
@@ -31,6 +32,7 @@ mod decisions;
 mod handling;
 mod limits;
 mod opening;
+mod projecting;
 mod reading;
 mod replaying;
 mod retrying;

@@ -1,0 +1,192 @@
+//! The database of a SQL projection: opening it, its schema, transactions, and the row that holds the checkpoint.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::error::{Error, Invalid, Result, Violation};
+
+/// How long a statement waits for another writer of the same database.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+const CREATE_CHECKPOINTS: &str = "CREATE TABLE IF NOT EXISTS annals_projections (
+    name TEXT PRIMARY KEY, version INTEGER NOT NULL, checkpoint BLOB, objects TEXT NOT NULL)";
+
+/// Where the tables of a SQL projection are: a path, at which a database is created if there is none, or a connection
+/// that is set up already.
+#[derive(Debug)]
+pub struct SqlSource(Source);
+
+#[derive(Debug)]
+enum Source {
+    Path(PathBuf),
+    Connection(Connection),
+}
+
+impl From<&str> for SqlSource {
+    fn from(path: &str) -> Self {
+        Self(Source::Path(path.into()))
+    }
+}
+
+impl From<&Path> for SqlSource {
+    fn from(path: &Path) -> Self {
+        Self(Source::Path(path.into()))
+    }
+}
+
+impl From<PathBuf> for SqlSource {
+    fn from(path: PathBuf) -> Self {
+        Self(Source::Path(path))
+    }
+}
+
+impl From<&PathBuf> for SqlSource {
+    fn from(path: &PathBuf) -> Self {
+        Self(Source::Path(path.clone()))
+    }
+}
+
+impl From<Connection> for SqlSource {
+    fn from(connection: Connection) -> Self {
+        Self(Source::Connection(connection))
+    }
+}
+
+/// A table, view or trigger that a schema creates: its type and its name.
+type Object = (String, String);
+
+pub(super) struct Database {
+    pub(super) connection: Connection,
+    path: PathBuf,
+    name: String,
+    version: u32,
+    schema: String,
+    objects: Vec<Object>,
+}
+
+/// What was saved for the projection.
+pub(super) struct Saved {
+    pub(super) version: u32,
+    /// `None` if the tables are new.
+    pub(super) checkpoint: Option<Vec<u8>>,
+}
+
+impl Database {
+    pub(super) fn open(source: SqlSource, name: &str, version: u32, schema: String) -> Result<Self> {
+        let objects = objects_of(&schema)?;
+        let (opened, path) = match source.0 {
+            Source::Path(path) => (Connection::open(&path), path),
+            Source::Connection(connection) => {
+                let path = connection.path().unwrap_or_default().into();
+                (Ok(connection), path)
+            }
+        };
+        let connection = opened.map_err(|error| sql_error("open the database", &path, error))?;
+        let database = Self { connection, path, name: name.to_owned(), version, schema, objects };
+        database.told("set up the database", Self::set_up)?;
+        Ok(database)
+    }
+
+    fn set_up(&self) -> rusqlite::Result<()> {
+        self.connection.busy_timeout(BUSY_TIMEOUT)?;
+        // A database in memory has no such log, and says so.
+        self.connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
+        self.connection.pragma_update(None, "synchronous", "normal")?;
+        self.connection.execute_batch(CREATE_CHECKPOINTS)
+    }
+
+    /// Runs what talks to the database, and tells what failed.
+    pub(super) fn told<T>(&self, operation: &'static str, act: impl FnOnce(&Self) -> rusqlite::Result<T>) -> Result<T> {
+        act(self).map_err(|error| sql_error(operation, &self.path, error))
+    }
+
+    pub(super) fn saved(&self) -> Result<Option<Saved>> {
+        let select = "SELECT version, checkpoint FROM annals_projections WHERE name = ?1";
+        self.told("read the checkpoint in", |database| {
+            let row = |row: &rusqlite::Row<'_>| Ok(Saved { version: row.get(0)?, checkpoint: row.get(1)? });
+            database.connection.query_row(select, [&database.name], row).optional()
+        })
+    }
+
+    pub(super) fn begin(&self) -> rusqlite::Result<()> {
+        // At once for writing: a lock that is taken later can fail in the middle.
+        self.connection.execute_batch("BEGIN IMMEDIATE")
+    }
+
+    pub(super) fn roll_back(&self) -> Result<()> {
+        if self.connection.is_autocommit() {
+            return Ok(());
+        }
+        self.told("roll back", |database| database.connection.execute_batch("ROLLBACK"))
+    }
+
+    /// Saves the checkpoint, in the transaction that is under way.
+    pub(super) fn put_checkpoint(&self, checkpoint: &[u8]) -> rusqlite::Result<()> {
+        let update = "UPDATE annals_projections SET checkpoint = ?2 WHERE name = ?1";
+        let changed = self.connection.prepare_cached(update)?.execute(params![self.name, checkpoint])?;
+        if changed == 1 { Ok(()) } else { Err(rusqlite::Error::StatementChangedRows(changed)) }
+    }
+
+    pub(super) fn commit(&self) -> rusqlite::Result<()> {
+        self.connection.execute_batch("COMMIT")
+    }
+
+    /// Makes the tables empty, in one transaction: what the schema that was used before has created is dropped, and the
+    /// schema of today is created.
+    pub(super) fn reset(&self) -> Result<()> {
+        self.roll_back()?;
+        let reset = self.told("create the tables in", |database| {
+            database.begin()?;
+            database.create_anew()?;
+            database.commit()
+        });
+        reset.inspect_err(|_| drop(self.roll_back()))
+    }
+
+    /// The same within the transaction that is under way, and without a checkpoint.
+    pub(super) fn create_anew(&self) -> rusqlite::Result<()> {
+        let select = "SELECT objects FROM annals_projections WHERE name = ?1";
+        let known: Option<String> = self.connection.query_row(select, [&self.name], |row| row.get(0)).optional()?;
+        let known: Vec<Object> = known.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        for (kind, name) in known.iter().chain(&self.objects) {
+            if let Some(kind) = ["TRIGGER", "VIEW", "TABLE"].into_iter().find(|known| known.eq_ignore_ascii_case(kind))
+            {
+                let name = name.replace('"', "\"\"");
+                self.connection.execute_batch(&format!("DROP {kind} IF EXISTS \"{name}\""))?;
+            }
+        }
+        self.connection.execute_batch(&self.schema)?;
+        let objects = serde_json::to_string(&self.objects).unwrap_or_default();
+        let insert = "INSERT OR REPLACE INTO annals_projections (name, version, objects) VALUES (?1, ?2, ?3)";
+        self.connection.execute(insert, params![self.name, self.version, objects])?;
+        Ok(())
+    }
+}
+
+/// What a schema creates, found by creating it in a database of its own. What depends on other objects comes first.
+fn objects_of(schema: &str) -> Result<Vec<Object>> {
+    let created = || -> rusqlite::Result<Vec<Object>> {
+        let scratch = Connection::open_in_memory()?;
+        scratch.execute_batch(schema)?;
+        let select =
+            "SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND type <> 'index'
+            ORDER BY CASE type WHEN 'trigger' THEN 0 WHEN 'view' THEN 1 ELSE 2 END, sql NOT LIKE 'CREATE VIRTUAL%'";
+        let mut statement = scratch.prepare(select)?;
+        let objects = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        objects.collect()
+    };
+    let invalid = |problem: String| Invalid { violations: vec![Violation::new(None, "schema", problem)] };
+    let objects = created().map_err(|error| invalid(error.to_string()))?;
+    match objects.iter().find(|(_, name)| name.eq_ignore_ascii_case("annals_projections")) {
+        Some((_, name)) => Err(invalid(format!("{name:?} is the table of the checkpoints")).into()),
+        None => Ok(objects),
+    }
+}
+
+pub(super) fn sql_error(operation: &'static str, path: &Path, error: rusqlite::Error) -> Error {
+    let is_full = error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull);
+    let kind = if is_full { std::io::ErrorKind::StorageFull } else { std::io::ErrorKind::Other };
+    Error::io_or_full(operation, path, std::io::Error::new(kind, error))
+}

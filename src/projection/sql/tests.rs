@@ -1,0 +1,267 @@
+//! SQL projections over a store in memory and databases on disk.
+
+#![allow(clippy::disallowed_methods, reason = "tests write files of their own")]
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use crate::error::{Error, ExpectedVersion};
+use crate::types::Position;
+use crate::{
+    Event, HandlerError, NewEvent, OnError, Query, RebuildCause, SqlProjectionBuilder, SqlProjectionHandle, Store,
+};
+
+const SCHEMA: &str = "
+    CREATE TABLE entries (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+    CREATE INDEX entries_by_value ON entries (value);
+    CREATE TABLE log (key TEXT NOT NULL);
+    CREATE TRIGGER note AFTER INSERT ON entries BEGIN INSERT INTO log VALUES (new.key); END;
+    CREATE VIEW keys AS SELECT key FROM entries";
+
+struct World {
+    store: Store,
+    directory: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        Self { store: Store::in_memory().unwrap(), directory: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("tables.sqlite")
+    }
+
+    /// The payload is `key=value`.
+    fn append(&self, stream: &str, payload: &str) -> Position {
+        let appended = self.store.append(stream, ExpectedVersion::Any, [NewEvent::raw("Set", payload.to_owned())]);
+        appended.unwrap().last_position()
+    }
+
+    fn builder(&self) -> SqlProjectionBuilder {
+        self.store.sql_projection_over("entries", self.path(), Query::all(), set).schema(SCHEMA)
+    }
+
+    /// Starts it, and waits until it has seen everything.
+    fn run(&self, builder: SqlProjectionBuilder) -> SqlProjectionHandle {
+        let handle = builder.start().unwrap();
+        if let Some(head) = self.store.head().unwrap() {
+            handle.wait_for(head).unwrap();
+        }
+        handle
+    }
+
+    /// What another connection sees: the entries, and how many were ever inserted.
+    fn seen(&self) -> (String, u32) {
+        seen(&self.path())
+    }
+}
+
+fn seen(path: &Path) -> (String, u32) {
+    let reader = Connection::open(path).unwrap();
+    let entries =
+        "SELECT coalesce(group_concat(key || '=' || value, ' '), '') FROM (SELECT * FROM entries ORDER BY key)";
+    let count = reader.query_row("SELECT count(*) FROM log", [], |row| row.get(0)).unwrap();
+    (reader.query_row(entries, [], |row| row.get(0)).unwrap(), count)
+}
+
+fn set(tables: &Connection, event: &Event<'_>) -> Result<(), HandlerError> {
+    let payload = std::str::from_utf8(event.payload())?;
+    let (key, value) = payload.split_once('=').ok_or("no entry")?;
+    tables.execute("INSERT INTO entries VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = ?2", (key, value))?;
+    match value {
+        // Half of it is done by now.
+        "fail" => Err("as asked".into()),
+        "panic" => panic!("as asked"),
+        "commit" => Ok(tables.execute_batch("COMMIT")?),
+        _ => Ok(()),
+    }
+}
+
+#[test]
+fn a_projection_is_drained_or_runs_on_without_its_handle() {
+    const HOUR: Duration = Duration::from_secs(3_600);
+    let world = World::new();
+    let handle = world.builder().start().unwrap();
+    let first = world.append("a", "x=1");
+    let remainder = handle.drain(HOUR).unwrap();
+    assert_eq!((remainder.is_drained(), remainder.position), (true, Some(first)));
+
+    world.builder().start().unwrap().detach();
+    assert!(matches!(world.builder().start(), Err(Error::Held { .. })));
+    world.append("a", "y=2");
+    assert!(world.store.shutdown(HOUR).unwrap().is_drained());
+    assert_eq!(world.seen(), ("x=1 y=2".into(), 2));
+}
+
+#[test]
+fn tables_and_checkpoint_are_found_again_together() {
+    let world = World::new();
+    world.append("a", "x=1");
+    let handle = world.run(world.builder());
+    assert_eq!(handle.start_report(), crate::StartReport::default());
+    for round in 2..10 {
+        handle.wait_for(world.append("a", &format!("x={round}"))).unwrap();
+        assert_eq!(world.seen(), (format!("x={round}"), 1), "committed as soon as it counts as handled");
+    }
+    handle.stop().unwrap();
+    let handle = world.run(world.builder());
+    assert_eq!(handle.start_report().resumed_behind, world.store.head().unwrap());
+    assert_eq!(handle.lag().unwrap().events, 0);
+    let pragma = |name| handle.read(|tables| tables.pragma_query_value(None, name, |row| row.get::<_, String>(0)));
+    assert_eq!(pragma("journal_mode").unwrap(), "wal");
+    let synchronous = handle.read(|tables| tables.pragma_query_value(None, "synchronous", |row| row.get::<_, u8>(0)));
+    assert_eq!(synchronous.unwrap(), 1, "normal");
+}
+
+#[test]
+fn an_event_that_fails_leaves_nothing_behind() {
+    for kind in ["fail", "panic"] {
+        let world = World::new();
+        world.append("a", "x=1");
+        world.append("a", &format!("y={kind}"));
+        world.append("a", "no entry");
+        world.append("b", "z=1");
+        let handle = world.run(world.builder().policy(OnError::skip()));
+        assert_eq!(world.seen(), ("x=1 z=1".into(), 2), "{kind}");
+        let rebuilt = handle.rebuild().unwrap();
+        assert_eq!((rebuilt.events, rebuilt.left_out), (2, 2));
+        assert_eq!(world.seen(), ("x=1 z=1".into(), 2), "{kind}");
+    }
+}
+
+#[test]
+fn dead_letters_are_left_out_of_a_rebuild_and_can_be_retried_after_it() {
+    let world = World::new();
+    let works = Arc::new(Mutex::new(false));
+    let gate = Arc::clone(&works);
+    let apply = move |tables: &Connection, event: &Event<'_>| {
+        if event.stream() == "late" && !*gate.lock().map_err(|_| "poisoned")? {
+            return Err("not yet".into());
+        }
+        set(tables, event)
+    };
+    let late = world.append("late", "x=1");
+    world.append("late", "y=1");
+    world.append("a", "z=1");
+    let builder = world.store.sql_projection_over("entries", world.path(), Query::all(), apply);
+    let handle = world.run(builder.schema(SCHEMA).policy(OnError::park()));
+    *works.lock().unwrap() = true;
+    let rebuilt = handle.rebuild().unwrap();
+    assert_eq!((rebuilt.events, rebuilt.left_out), (1, 2));
+    assert_eq!(world.seen().0, "z=1");
+    world.store.dead_letters("entries").unwrap().retry(late).unwrap();
+    handle.handler().wait_for_requests().unwrap();
+    assert_eq!(world.seen(), ("x=1 y=1 z=1".into(), 3), "each once");
+    assert_eq!(handle.rebuild().unwrap().events, 3);
+    assert_eq!(world.seen(), ("x=1 y=1 z=1".into(), 3));
+}
+
+#[test]
+fn readers_see_the_old_tables_until_a_rebuild_is_done() {
+    let world = World::new();
+    let (tell, reached) = mpsc::channel();
+    let (open, gate) = mpsc::channel::<()>();
+    let mut calls = 0;
+    let apply = move |tables: &Connection, event: &Event<'_>| {
+        calls += 1;
+        if calls == 4 {
+            // In the middle of the rebuild: the tables are new, and one of two events is applied.
+            tell.send(())?;
+            gate.recv()?;
+        }
+        set(tables, event)
+    };
+    world.append("a", "x=1");
+    world.append("a", "y=1");
+    let builder = world.store.sql_projection_over("entries", world.path(), Query::all(), apply);
+    let handle = world.run(builder.schema(SCHEMA));
+    Connection::open(world.path()).unwrap().execute("UPDATE entries SET value = 'damaged'", []).unwrap();
+    std::thread::scope(|scope| {
+        let rebuild = scope.spawn(|| handle.rebuild().unwrap());
+        reached.recv().unwrap();
+        assert_eq!(world.seen().0, "x=damaged y=damaged");
+        open.send(()).unwrap();
+        assert_eq!(rebuild.join().unwrap().events, 2);
+    });
+    assert_eq!(world.seen(), ("x=1 y=1".into(), 2));
+    handle.wait_for(world.append("a", "z=1")).unwrap();
+    assert_eq!(world.seen(), ("x=1 y=1 z=1".into(), 3));
+}
+
+#[test]
+fn another_version_drops_what_the_old_schema_created() {
+    let world = World::new();
+    world.append("a", "x=1");
+    world.run(world.builder()).stop().unwrap();
+    let insert = |tables: &Connection, _: &Event<'_>| Ok(tables.execute_batch("INSERT INTO other VALUES (1)")?);
+    let builder = || world.store.sql_projection_over("entries", world.path(), Query::all(), insert).version(2);
+    let handle = world.run(builder().schema("CREATE TABLE other (one INTEGER)"));
+    assert_eq!(handle.start_report().rebuilt, Some(RebuildCause::NewVersion { saved: 1, current: 2 }));
+    let objects = "SELECT group_concat(name, ' ') FROM (SELECT name FROM sqlite_master ORDER BY name)";
+    let names = handle.read(|tables| tables.query_row(objects, [], |row| row.get::<_, String>(0)).unwrap());
+    assert_eq!(names, "annals_projections other sqlite_autoindex_annals_projections_1");
+    assert_eq!(handle.read(|tables| tables.query_row("SELECT sum(one) FROM other", [], |row| row.get(0))), Ok(1));
+}
+
+#[test]
+fn another_history_is_built_anew_and_said() {
+    let world = World::new();
+    world.append("a", "x=1");
+    world.run(world.builder()).stop().unwrap();
+    // The same database, under another store.
+    let other = World { store: Store::in_memory().unwrap(), directory: world.directory };
+    other.append("a", "y=1");
+    let handle = other.run(other.builder());
+    assert_eq!(handle.start_report().rebuilt, Some(RebuildCause::OtherHistory));
+    assert_eq!(other.seen(), ("y=1".into(), 1));
+}
+
+#[test]
+fn a_transaction_that_was_ended_is_noticed() {
+    let world = World::new();
+    let handle = world.builder().policy(OnError::skip()).start().unwrap();
+    let error = handle.wait_for(world.append("a", "x=commit")).unwrap_err().to_string();
+    assert!(error.contains("the transaction was ended while event 1 was applied"), "{error}");
+}
+
+#[test]
+fn a_schema_that_is_none_is_refused() {
+    let world = World::new();
+    for (schema, problem) in [
+        ("CREATE NONSENSE", "near \"NONSENSE\""),
+        ("CREATE TABLE annals_projections (x)", "is the table of the checkpoints"),
+    ] {
+        let started = world.builder().schema(schema).start();
+        assert!(
+            matches!(&started, Err(Error::Invalid(invalid)) if invalid.to_string().contains(problem)),
+            "{started:?}"
+        );
+    }
+}
+
+#[test]
+fn a_database_in_memory_serves_as_well() {
+    let world = World::new();
+    world.append("a", "x=1");
+    let connection = Connection::open_in_memory().unwrap();
+    let handle = world.run(world.store.sql_projection_over("entries", connection, Query::all(), set).schema(SCHEMA));
+    let count = |handle: &SqlProjectionHandle| {
+        handle.read(|tables| tables.query_row("SELECT count(*) FROM keys", [], |row| row.get::<_, u32>(0)).unwrap())
+    };
+    assert_eq!(count(&handle), 1);
+    handle.rebuild().unwrap();
+    assert_eq!(count(&handle), 1);
+}
+
+#[test]
+fn what_the_database_refuses_is_told_with_its_path() {
+    let world = World::new();
+    std::fs::write(world.path(), "this is no database, and long enough to be looked at by whoever opens it").unwrap();
+    let error = world.builder().start().unwrap_err();
+    assert!(matches!(&error, Error::Io { path, .. } if *path == world.path()), "{error}");
+}

@@ -1,0 +1,232 @@
+//! A SQL projection as work of a handler: events are applied in one transaction until they are saved.
+
+use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rusqlite::Connection;
+
+use super::database::Database;
+use crate::error::{Error, Result};
+use crate::projection::forget_put_aside;
+use crate::types::Position;
+use crate::{Checkpoint, Event, HandlerError, Query, RebuildCause, Rebuilt, StartReport, Store, Work};
+
+/// Applies one event to the tables.
+pub(super) type SqlApply = dyn FnMut(&Connection, &Event<'_>) -> Result<(), HandlerError> + Send;
+
+/// What the thread of the handler and the handle share.
+pub(super) struct SqlCore {
+    pub(super) store: Store,
+    pub(super) name: String,
+    pub(super) version: u32,
+    pub(super) query: Query,
+    pub(super) report: Mutex<StartReport>,
+    pub(super) tables: Mutex<Tables>,
+}
+
+pub(super) struct Tables {
+    pub(super) database: Database,
+    pub(super) apply: Box<SqlApply>,
+    /// The position of the checkpoint that was saved last.
+    saved: Option<Position>,
+    /// The events that were applied since, in the transaction that is under way.
+    unsaved: Vec<Position>,
+    /// Why nothing may be saved any more.
+    broken: Option<String>,
+}
+
+impl Tables {
+    pub(super) fn new(database: Database, apply: Box<SqlApply>) -> Self {
+        Self { database, apply, saved: None, unsaved: Vec::new(), broken: None }
+    }
+
+    fn handle(&mut self, event: &Event<'_>) -> Result<(), HandlerError> {
+        if self.unsaved.is_empty() && self.database.connection.is_autocommit() {
+            self.database.begin()?;
+        }
+        self.unsaved.push(event.position());
+        (self.apply)(&self.database.connection, event)?;
+        if self.database.connection.is_autocommit() {
+            let problem = format!("the transaction was ended while event {} was applied", event.position());
+            self.broken = Some(problem.clone());
+            return Err(HandlerError::permanent(problem));
+        }
+        Ok(())
+    }
+
+    fn save(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        self.check()?;
+        let bytes = checkpoint.to_bytes();
+        let saved = self.database.told("save the checkpoint in", |database| {
+            if database.connection.is_autocommit() {
+                database.begin()?;
+            }
+            database.put_checkpoint(&bytes)?;
+            database.commit()
+        });
+        if let Err(error) = saved {
+            self.roll_back()?;
+            return Err(error);
+        }
+        self.saved = checkpoint.position();
+        self.unsaved.clear();
+        Ok(())
+    }
+
+    /// An error if something was committed without its checkpoint: another save would make that final.
+    fn check(&self) -> Result<()> {
+        match &self.broken {
+            Some(problem) => Err(Error::Codec { what: "cannot save the tables".into(), reason: problem.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    fn roll_back(&mut self) -> Result<()> {
+        self.unsaved.clear();
+        self.check()?;
+        self.database.roll_back()
+    }
+}
+
+impl SqlCore {
+    fn load(&self) -> Result<Option<Checkpoint>> {
+        let mut tables = self.tables.lock();
+        let saved = tables.database.saved()?;
+        let mut report = StartReport::default();
+        let checkpoint = match saved {
+            None => None,
+            Some(saved) if saved.version != self.version => {
+                report.rebuilt = Some(RebuildCause::NewVersion { saved: saved.version, current: self.version });
+                None
+            }
+            Some(saved) => {
+                let bytes = saved.checkpoint.map(|bytes| Checkpoint::from_bytes(&self.name, &bytes)).transpose();
+                bytes.unwrap_or_else(|error| {
+                    report.rebuilt = Some(RebuildCause::Unreadable { reason: error.to_string() });
+                    None
+                })
+            }
+        };
+        if checkpoint.is_none() {
+            forget_put_aside(&self.store, &self.name)?;
+            tables.database.reset()?;
+        }
+        tables.saved = checkpoint.as_ref().and_then(Checkpoint::position);
+        report.resumed_behind = tables.saved;
+        *self.report.lock() = report;
+        Ok(checkpoint)
+    }
+
+    fn start_over(&self) -> Result<()> {
+        let mut tables = self.tables.lock();
+        tables.database.reset()?;
+        tables.saved = None;
+        *self.report.lock() = StartReport { resumed_behind: None, rebuilt: Some(RebuildCause::OtherHistory) };
+        Ok(())
+    }
+
+    /// Builds the tables anew up to the last checkpoint, in one transaction, and applies again what came behind it.
+    pub(super) fn rebuild(&self) -> Result<Rebuilt> {
+        let mut tables = self.tables.lock();
+        let tables = &mut *tables;
+        tables.check()?;
+        let unsaved = std::mem::take(&mut tables.unsaved);
+        tables.database.roll_back()?;
+        let rebuilt = self.rebuild_saved(tables);
+        if rebuilt.is_err() {
+            tables.database.roll_back()?;
+        }
+        if let Err(error) = self.apply_again(tables, unsaved) {
+            tables.broken = Some(error.to_string());
+            return Err(error);
+        }
+        rebuilt
+    }
+
+    fn rebuild_saved(&self, tables: &mut Tables) -> Result<Rebuilt> {
+        let checkpoint = tables.database.saved()?.and_then(|saved| saved.checkpoint);
+        tables.database.told("create the tables in", |database| {
+            database.begin()?;
+            database.create_anew()
+        })?;
+        let letters = self.store.dead_letters(&self.name)?.list()?;
+        let parked: HashSet<Position> = letters.iter().map(|letter| letter.position).collect();
+        let mut rebuilt = Rebuilt { position: tables.saved, events: 0, left_out: 0 };
+        if let Some(saved) = tables.saved {
+            let mut read = self.store.read(self.query.clone()).upto(saved);
+            while let Some(event) = read.next()? {
+                let is_applied = !parked.contains(&event.position()) && tables.apply_whole(&event)?;
+                *(if is_applied { &mut rebuilt.events } else { &mut rebuilt.left_out }) += 1;
+            }
+        }
+        tables.database.told("save the checkpoint in", |database| {
+            if let Some(checkpoint) = &checkpoint {
+                database.put_checkpoint(checkpoint)?;
+            }
+            database.commit()
+        })?;
+        Ok(rebuilt)
+    }
+
+    fn apply_again(&self, tables: &mut Tables, unsaved: Vec<Position>) -> Result<()> {
+        for position in unsaved {
+            let mut read = self.store.read(Query::all()).from(position).upto(position);
+            if let Some(event) = read.next()? {
+                tables.handle(&event).map_err(|error| Error::Codec {
+                    what: format!("cannot apply event {position} again"),
+                    reason: error.to_string(),
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Tables {
+    /// Applies an event, or nothing of it; whether it was applied.
+    fn apply_whole(&mut self, event: &Event<'_>) -> Result<bool> {
+        let Self { database, apply, .. } = self;
+        database.told("begin a savepoint in", |database| database.connection.execute_batch("SAVEPOINT event"))?;
+        let applied = catch_unwind(AssertUnwindSafe(|| apply(&database.connection, event)));
+        if matches!(applied, Ok(Ok(()))) {
+            database.told("end a savepoint in", |database| database.connection.execute_batch("RELEASE event"))?;
+            return Ok(true);
+        }
+        database.told("undo an event in", |database| {
+            database.connection.execute_batch("ROLLBACK TO event; RELEASE event")
+        })?;
+        Ok(false)
+    }
+}
+
+/// The side of the handler's thread.
+pub(super) struct SqlWork(pub(super) Arc<SqlCore>);
+
+impl Work for SqlWork {
+    fn load(&mut self, _store: &Store) -> Result<Option<Checkpoint>> {
+        self.0.load()
+    }
+
+    fn handle(&mut self, event: &Event<'_>) -> Result<(), HandlerError> {
+        self.0.tables.lock().handle(event)
+    }
+
+    fn save(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        self.0.tables.lock().save(checkpoint)
+    }
+
+    fn roll_back(&mut self) -> Result<()> {
+        self.0.tables.lock().roll_back()
+    }
+
+    fn has_effects_outside(&self) -> bool {
+        false
+    }
+
+    fn start_over(&mut self) -> Result<bool> {
+        self.0.start_over()?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,165 @@
+//! An embedded projection as work of a handler: a model in memory, applied to under a lock that readers share, and saved
+//! with its checkpoint.
+//!
+//! Lock order: `rebuilding`, then `ledger`, then `serving`. The ledger's lock is held for whatever touches the state of
+//! the store; that of the model only while an event is applied or changes are collected, never during a write.
+
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+
+use super::model::{self, ReadModel};
+use super::saving::{Ledger, Loaded};
+use super::{RebuildCause, StartReport, forget_put_aside};
+use crate::error::{Error, Result};
+use crate::types::Position;
+use crate::{Checkpoint, Event, HandlerError, Query, Store, Work};
+
+/// Applies one event to a model.
+pub(super) type Apply<M> = dyn Fn(&mut M, &Event<'_>) -> Result<(), HandlerError> + Send + Sync;
+
+/// What the thread of the handler and the handle share.
+pub(super) struct Core<M> {
+    pub(super) store: Store,
+    pub(super) name: String,
+    pub(super) query: Query,
+    pub(super) version: u32,
+    pub(super) initial: M,
+    pub(super) apply: Box<Apply<M>>,
+    pub(super) serving: RwLock<Serving<M>>,
+    /// `None` before it is loaded.
+    pub(super) ledger: Mutex<Option<Ledger>>,
+    pub(super) rebuilding: Mutex<()>,
+    pub(super) report: Mutex<StartReport>,
+}
+
+/// The model that is read.
+pub(super) struct Serving<M> {
+    pub(super) model: M,
+    /// The last event that was applied.
+    pub(super) applied: Option<Position>,
+    /// The events that were applied since the model was saved.
+    pub(super) unsaved: Vec<Position>,
+    /// How many of those do not come behind all before them: dead letters that were retried.
+    pub(super) retried: u64,
+}
+
+impl<M> Serving<M> {
+    pub(super) fn new(model: M, applied: Option<Position>) -> Self {
+        Self { model, applied, unsaved: Vec::new(), retried: 0 }
+    }
+
+    fn applied(&mut self, position: Position) {
+        if self.applied.is_some_and(|last| position <= last) {
+            self.retried += 1;
+        } else {
+            self.applied = Some(position);
+        }
+        self.unsaved.push(position);
+    }
+}
+
+impl<M: ReadModel + Clone> Core<M> {
+    pub(super) fn with_ledger<T>(&self, act: impl FnOnce(&mut Ledger) -> Result<T>) -> Result<T> {
+        self.ledger.lock().as_mut().map_or(Err(Error::Stopped), act)
+    }
+
+    fn load(&self) -> Result<Option<Checkpoint>> {
+        let (loaded, model) = self.load_model()?;
+        let Loaded { ledger, checkpoint, cause } = loaded;
+        if checkpoint.is_none() {
+            forget_put_aside(&self.store, &self.name)?;
+        }
+        let position = ledger.position;
+        *self.report.lock() = StartReport { resumed_behind: position, rebuilt: cause };
+        *self.ledger.lock() = Some(ledger);
+        *self.serving.write() = Serving::new(model, position);
+        Ok(checkpoint)
+    }
+
+    fn load_model(&self) -> Result<(Loaded, M)> {
+        let mut model = self.initial.clone();
+        let loaded = Ledger::load(&self.store, &self.name, self.version, &mut model)?;
+        if loaded.checkpoint.is_none() {
+            // It may be half loaded.
+            model = self.initial.clone();
+        }
+        Ok((loaded, model))
+    }
+
+    fn save(&self, checkpoint: &Checkpoint) -> Result<()> {
+        self.with_ledger(|ledger| {
+            let changes = ledger.collect(&mut self.serving.write().model)?;
+            ledger.save(changes, checkpoint)?;
+            let mut serving = self.serving.write();
+            serving.unsaved.clear();
+            ledger.retried += std::mem::take(&mut serving.retried);
+            model::mark_saved(&mut serving.model)
+        })
+    }
+
+    fn roll_back(&self) -> Result<()> {
+        if self.serving.read().unsaved.is_empty() {
+            return Ok(());
+        }
+        self.with_ledger(|ledger| {
+            let (model, position) = if ledger.is_saved() {
+                let (loaded, model) = self.load_model()?;
+                if let Some(cause) = loaded.cause {
+                    return Err(Error::Codec { what: self.name.clone(), reason: cause.to_string() });
+                }
+                ledger.replace(loaded.ledger);
+                (model, ledger.position)
+            } else {
+                (self.initial.clone(), None)
+            };
+            *self.serving.write() = Serving::new(model, position);
+            Ok(())
+        })
+    }
+
+    fn start_over(&self) -> Result<()> {
+        self.with_ledger(|ledger| {
+            ledger.abandon();
+            ledger.position = None;
+            *self.serving.write() = Serving::new(self.initial.clone(), None);
+            Ok(())
+        })
+    }
+}
+
+/// The side of the handler's thread.
+pub(super) struct Embedded<M>(pub(super) Arc<Core<M>>);
+
+impl<M: ReadModel + Clone + Send + Sync> Work for Embedded<M> {
+    fn load(&mut self, _store: &Store) -> Result<Option<Checkpoint>> {
+        self.0.load()
+    }
+
+    #[inline]
+    fn handle(&mut self, event: &Event<'_>) -> Result<(), HandlerError> {
+        let mut serving = self.0.serving.write();
+        // Noted before: a panic leaves the model changed.
+        serving.applied(event.position());
+        (self.0.apply)(&mut serving.model, event)
+    }
+
+    fn save(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        self.0.save(checkpoint)
+    }
+
+    fn roll_back(&mut self) -> Result<()> {
+        self.0.roll_back()
+    }
+
+    fn has_effects_outside(&self) -> bool {
+        false
+    }
+
+    fn start_over(&mut self) -> Result<bool> {
+        self.0.start_over()?;
+        let mut report = self.0.report.lock();
+        *report = StartReport { resumed_behind: None, rebuilt: Some(RebuildCause::OtherHistory) };
+        Ok(true)
+    }
+}
