@@ -42,6 +42,7 @@ mod index;
 pub mod limits;
 mod log;
 mod observe;
+mod process;
 mod projection;
 mod randomness;
 mod storage;
@@ -70,6 +71,10 @@ pub use handler::{
     Checkpoint, DeadLetter, DeadLetterRequest, DeadLetters, DeduplicationKey, DeliveryOrder, HandlerError,
     HandlerHandle, HandlerKind, HandlerState, HandlerStatus, Health, MemorySink, OnError, Outgoing, Reactor,
     RegisteredHandler, Relay, Remainder, Runner, ShutdownReport, Sink, Skipped, Work,
+};
+pub use process::{
+    Dispatch, DispatchError, Ending, Issued, ProcessBuilder, ProcessHandle, ProcessInstance, ProcessInstances,
+    ProcessManager, ProcessStatus, ProcessTimer, Reactions, Rejection,
 };
 pub use projection::{
     Parts, Projection, ProjectionBuilder, ProjectionHandle, ReadModel, RebuildCause, Rebuilt, StartReport, View,
