@@ -49,6 +49,7 @@ mod storage;
 mod store;
 mod subscription;
 mod table;
+mod tenants;
 mod types;
 mod validation;
 
@@ -102,5 +103,6 @@ pub use table::{
     Access, Explain, FieldKind, FieldRef, FieldType, FieldValue, Filter, RowMut, Table, TableQuery, Unsaved, field,
     path,
 };
+pub use tenants::{Quotas, TenantOptions, Tenants, TenantsOptions, Usage};
 pub use types::{Codec, Durability, EventId, Position, StoreId, StreamVersion, Timestamp};
 pub use validation::{FieldProblems, LocatedProblem, OutOfLimit, Problems};
