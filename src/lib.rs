@@ -50,6 +50,8 @@ mod store;
 mod subscription;
 mod table;
 mod tenants;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod types;
 mod validation;
 

@@ -86,3 +86,17 @@ fn appends_conflicts_events_and_syncs_are_counted() {
     assert_eq!(told.get("annals_append_duration_seconds"), 3);
     assert!(told.get("annals_fsync_duration_seconds") >= 2, "two commits were synced");
 }
+
+/// Those of the state were counted twice: its disk stands in that of the store, which is observed as well.
+#[test]
+#[cfg(feature = "testing")]
+fn every_sync_is_counted_once() {
+    let (told, disk) = (Remembered::default(), annals::testing::FaultyDisk::new());
+    metrics::with_local_recorder(&told, || {
+        let store = disk.open(annals::Options::new().without_background_work()).unwrap();
+        store.append("account-1", ExpectedVersion::NoStream, [NewEvent::raw("A", "1")]).unwrap();
+        store.state().unwrap().put("key", "value").unwrap();
+        store.close().unwrap();
+    });
+    assert_eq!(told.get("annals_fsync_duration_seconds"), disk.syncs());
+}
