@@ -100,7 +100,7 @@ impl Disk for RealDisk {
         options.read(true).write(true).create(true).truncate(false);
         let file = options.open(self.locate(path))?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Lock::held_by(file))),
+            Ok(()) => Ok(Some(Lock::held_by(LockedFile(file)))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),
         }
@@ -326,10 +326,40 @@ fn next_data(_file: &fs::File, offset: u64) -> io::Result<u64> {
     Ok(offset)
 }
 
+/// A file that is locked until this is dropped.
+///
+/// Closing it would not be enough: a process that is being started by another thread shares the open file, and with it
+/// the lock, until it becomes another program.
+#[derive(Debug)]
+struct LockedFile(fs::File);
+
+impl Drop for LockedFile {
+    fn drop(&mut self) {
+        // What cannot be unlocked is unlocked when it is closed.
+        let _ = self.0.unlock();
+    }
+}
+
 #[cfg(test)]
 #[cfg(not(miri))]
 mod tests {
     use super::*;
+
+    /// A test that closed a store and started a program to open it found it locked now and then: another test was
+    /// starting a program at that moment, which had a copy of every open file for a while.
+    #[test]
+    fn a_lock_that_is_dropped_is_free_although_another_process_shares_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = RealDisk::new(dir.path());
+        let file = fs::File::create(dir.path().join("lock")).unwrap();
+        let shared = file.try_clone().unwrap();
+        file.try_lock().unwrap();
+        let lock = Lock::held_by(LockedFile(file));
+        assert!(disk.lock("lock").unwrap().is_none());
+        drop(lock);
+        assert!(disk.lock("lock").unwrap().is_some());
+        drop(shared);
+    }
 
     #[test]
     fn paths_are_joined_name_by_name_below_an_absolute_root() {
