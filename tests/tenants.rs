@@ -567,3 +567,15 @@ mod metered {
         assert_eq!(told.get("annals_tenants_open"), 0);
     }
 }
+
+#[test]
+fn the_idle_store_of_a_tenant_makes_room_for_reading_the_same_tenant() {
+    let world = tenants(1);
+    append(&world.tenants.store("acme").unwrap(), 1).unwrap();
+    let reader = world.tenants.read_only_store("acme").unwrap();
+    assert_eq!((count(&reader), world.tenants.open_stores()), (1, 1));
+    // One that is lent makes none.
+    drop(reader);
+    let _writer = world.tenants.store("acme").unwrap();
+    assert!(matches!(world.tenants.read_only_store("acme"), Err(Error::Quota { what: Quota::OpenStores, .. })));
+}

@@ -164,7 +164,8 @@ impl HandlerHandle {
         status_of(&self.shared)
     }
 
-    /// Lets the handler finish and save the event that it is at, and then do nothing until it is resumed.
+    /// Lets the handler finish and save the event that it is at, and then do nothing until it is resumed. What is asked
+    /// for its dead letters waits as well.
     pub fn pause(&self) {
         self.shared.order(|orders| orders.pause = true);
     }

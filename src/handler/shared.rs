@@ -159,6 +159,11 @@ impl Shared {
         !self.has_orders() && !self.clock.wait(&self.ordered, Some(deadline))
     }
 
+    /// For the thread: waits until the time has come or it is told to stop. Other orders are seen to afterwards.
+    pub(super) fn wait_unless_stopped(&self, deadline: Duration) {
+        while !self.orders().stop && self.clock.wait(&self.ordered, Some(deadline)) {}
+    }
+
     pub(super) fn now(&self) -> Duration {
         self.clock.monotonic()
     }

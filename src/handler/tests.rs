@@ -2,7 +2,7 @@
 //! promise is tested in `tests/semantics`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::*;
@@ -154,6 +154,39 @@ fn a_full_disk_is_waited_for() {
         clock.advance(60 * SECOND);
         std::thread::yield_now();
     }
+    assert_eq!(handler.status().handled, 1);
+}
+
+/// An order other than to stop does not keep a handler from looking for space again: one that it did would hang this.
+#[test]
+fn an_order_that_comes_while_space_is_waited_for_is_seen_to_when_there_is_some() {
+    let clock = ManualClock::new(Timestamp::default());
+    let (attempts, attempted) = std::sync::mpsc::channel();
+    let has_space = Arc::new(AtomicBool::new(false));
+    let save = {
+        let has_space = Arc::clone(&has_space);
+        move |_: &Checkpoint| {
+            // Nobody listens any more when the test is over.
+            let _ = attempts.send(());
+            if has_space.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            Err(Error::Full { path: "state".into(), source: Arc::new(std::io::ErrorKind::StorageFull.into()) })
+        }
+    };
+    let options = Options::new().clock(clock.clone()).without_background_work();
+    let store = options.in_memory().unwrap();
+    let handler = runner().start(&store, Box::new(Stub { handle: |_: &Event<'_>| Ok(()), save })).unwrap();
+    append(&store, "a", 1);
+    attempted.recv().unwrap();
+    handler.wait_for_state(|state| matches!(state, HandlerState::NoSpace { .. }));
+    handler.pause();
+    has_space.store(true, Ordering::Relaxed);
+    while attempted.try_recv().is_err() {
+        clock.advance(60 * SECOND);
+        std::thread::yield_now();
+    }
+    handler.wait_for_state(|state| *state == HandlerState::Paused);
     assert_eq!(handler.status().handled, 1);
 }
 

@@ -52,7 +52,7 @@ impl StoreDirectory {
         let disk = RealDisk::new(path);
         disk.create_dir("").map_err(|error| Error::io("create", disk.locate(""), error))?;
         let directory = Self { disk };
-        for name in directory.directories()?.iter().filter(|name| name.contains(REMOVED)) {
+        for name in directory.directories()?.iter().filter(|name| is_removed(name)) {
             directory.remove_files(name)?;
         }
         Ok(directory)
@@ -121,6 +121,14 @@ impl StoreDirectory {
     fn remove_files(&self, name: &str) -> Result<()> {
         self.disk.remove_all(name).map_err(|error| Error::io("remove", self.disk.locate(name), error))
     }
+}
+
+/// Whether a removal has given a directory this name. Others that look like it are not touched.
+fn is_removed(directory: &str) -> bool {
+    directory.split_once(REMOVED).is_some_and(|(name, number)| {
+        let is_number = number.len() == 16 && number.bytes().all(|byte| b"0123456789abcdef".contains(&byte));
+        is_number && name_problem(name).is_none()
+    })
 }
 
 /// A number that tells two removals of one name apart.
@@ -216,10 +224,20 @@ mod tests {
         let stores = StoreDirectory::open(root.path()).unwrap();
         Store::open(stores.path_of("acme").unwrap()).unwrap();
         Store::open(stores.path_of("other").unwrap()).unwrap();
-        std::fs::rename(root.path().join("acme"), root.path().join("acme.removed-00")).unwrap();
+        std::fs::rename(root.path().join("acme"), root.path().join("acme.removed-00000000000000ff")).unwrap();
         assert_eq!(stores.names().unwrap(), ["other"]);
         StoreDirectory::open(root.path()).unwrap();
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
         assert_eq!(stores.names().unwrap(), ["other"]);
+    }
+
+    #[test]
+    fn directories_of_others_are_not_taken_for_removals() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["photos.removed-2024", "My Files.removed-00000000000000ff", "a.removed-00000000000000fg"] {
+            std::fs::create_dir(root.path().join(name)).unwrap();
+        }
+        StoreDirectory::open(root.path()).unwrap();
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 3);
     }
 }

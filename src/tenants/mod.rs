@@ -131,7 +131,10 @@ impl Tenants {
         let path = self.shared.directory.path_of(tenant)?;
         let slot = self.shared.slot(tenant);
         let mut state = self.shared.lock(&slot)?;
-        let place = self.shared.make_room(tenant)?;
+        let place = self.shared.make_room(tenant).or_else(|full| {
+            // The search passes over the slot that is locked here.
+            if state.close_if_idle().is_some() { self.shared.make_room(tenant) } else { Err(full) }
+        })?;
         let options = self.shared.options_of(tenant).store.clock(self.shared.clock());
         let store = options.metric_label("tenant", tenant).open_read_only(path)?;
         Ok(slot.lend_reader(&mut state, &store, place))

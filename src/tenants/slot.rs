@@ -117,6 +117,11 @@ impl SlotState {
         }
     }
 
+    /// Closes the store if it is open and nobody has it, and says what came of that.
+    pub(super) fn close_if_idle(&mut self) -> Option<Result<()>> {
+        self.open.take_if(|open| open.lease.strong_count() == 0).map(|open| open.store.close())
+    }
+
     fn is_lent(&self) -> bool {
         let is_alive = |lease: &Weak<Lease>| lease.strong_count() > 0;
         self.open.as_ref().is_some_and(|open| is_alive(&open.lease)) || self.other_leases.iter().any(is_alive)
@@ -198,11 +203,9 @@ impl Slot {
         Arc::new(Lease { returned: Arc::clone(&self.returned), _place: place })
     }
 
-    /// Closes the store if it is open and nobody has it, and says what came of that.
+    /// The same, unless somebody has the slot just now.
     pub(super) fn close_if_idle(&self) -> Option<Result<()>> {
-        let mut state = self.state.try_lock()?;
-        let is_idle = state.open.as_ref().is_some_and(|open| open.lease.strong_count() == 0);
-        if is_idle { state.open.take().map(|open| open.store.close()) } else { None }
+        self.state.try_lock()?.close_if_idle()
     }
 
     /// From now on nothing is lent, until the deletion is dropped.

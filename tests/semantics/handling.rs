@@ -878,6 +878,35 @@ fn pausing_finishes_the_event_and_resuming_goes_on() {
 }
 
 #[test]
+fn what_is_asked_for_dead_letters_waits_while_a_handler_is_paused() {
+    check(|world| {
+        let script = Script::breaking(&["a"]);
+        let start = |world: &Case| script.reactor(world).policy(OnError::park()).start().unwrap();
+        let mailer = start(world);
+        mailer.wait_for(append(world, "a")).unwrap();
+        mailer.pause();
+        mailer.wait_for_state(|state| *state == HandlerState::Paused);
+        script.mend("a");
+        world.dead_letters("mailer").unwrap().retry_all().unwrap();
+        assert!(!mailer.drain(SECOND).unwrap().is_busy);
+        assert_eq!(script.tried(), 1);
+        let mailer = start(world);
+        mailer.wait_for_requests().unwrap();
+        assert_eq!((script.seen(), letters(world)), (vec![1], vec![]));
+        // The same when it is resumed instead.
+        script.broken.lock().push("a".into());
+        mailer.wait_for(append(world, "a")).unwrap();
+        mailer.pause();
+        mailer.wait_for_state(|state| *state == HandlerState::Paused);
+        script.mend("a");
+        world.dead_letters("mailer").unwrap().retry_all().unwrap();
+        mailer.resume();
+        mailer.wait_for_requests().unwrap();
+        assert_eq!((script.seen(), letters(world)), (vec![2], vec![]));
+    });
+}
+
+#[test]
 fn draining_handles_what_was_there_and_tells_what_is_left() {
     check(|world| {
         let script = Script::breaking(&["bad"]);

@@ -188,6 +188,9 @@ impl<'a> Finder<'a> {
 
     fn compare_arrays(&mut self, path: &str, from: &'a Map<String, Value>, to: &'a Map<String, Value>) {
         let tuple = |schema: &'a Map<String, Value>| schema.get("prefixItems").and_then(Value::as_array);
+        if tuple(from).is_none() && tuple(to).is_none() {
+            self.compare_lengths(path, from, to);
+        }
         match (tuple(from), tuple(to)) {
             (Some(before), Some(after)) => {
                 if before.len() != after.len() {
@@ -213,6 +216,24 @@ impl<'a> Finder<'a> {
                     self.compare(&format!("{path}[]"), before, after);
                 }
             }
+        }
+    }
+
+    /// Arrays of a fixed length are lists with as many elements at least as at most.
+    fn compare_lengths(&mut self, path: &str, from: &Map<String, Value>, to: &Map<String, Value>) {
+        let lengths = |schema: &Map<String, Value>| {
+            let length = |keyword: &str| schema.get(keyword).and_then(Value::as_u64);
+            (length("minItems").unwrap_or(0), length("maxItems").unwrap_or(u64::MAX))
+        };
+        let (before, after) = (lengths(from), lengths(to));
+        if before.0 < after.0 || before.1 > after.1 || (before != after && self.encoding == Encoding::Bare) {
+            let text = |(least, most): (u64, u64)| match most {
+                u64::MAX => format!("{least} or more"),
+                most if most == least => most.to_string(),
+                most => format!("{least} to {most}"),
+            };
+            let problem = format!("{} elements became {}", text(before), text(after));
+            self.add(path, ChangeKind::ChangedType, problem);
         }
     }
 

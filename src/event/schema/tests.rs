@@ -160,6 +160,25 @@ fn changed_types_are_told_with_their_paths() {
 }
 
 #[test]
+fn a_changed_length_of_an_array_is_told() {
+    let (three, four, any) = (schemas! { A([u8; 3]) }, schemas! { A([u8; 4]) }, schemas! { A(Vec<u8>) });
+    let longer = told(&four, &three);
+    assert!(longer.contains("A v1: 3 elements became 4; recorded events cannot be read"), "{longer}");
+    let fixed = told(&three, &any);
+    assert!(fixed.contains("A v1: 0 or more elements became 3; recorded") && !fixed.contains("older"), "{fixed}");
+    let freed = told(&any, &three);
+    assert!(freed.contains("older") && !freed.contains("recorded"), "{freed}");
+    assert_eq!(told(&three, &schemas! { A([u8; 3]) }), "");
+}
+
+#[cfg(feature = "postcard")]
+#[test]
+fn a_list_and_an_array_are_other_bytes_without_names() {
+    let told = told(&schemas! { in Postcard, A(Vec<u8>) }, &schemas! { in Postcard, A([u8; 3]) });
+    assert!(told.contains("recorded events cannot be read"), "{told}");
+}
+
+#[test]
 fn variants_of_nested_enums_are_compared_by_their_names() {
     #[derive(Serialize, Deserialize, JsonSchema)]
     enum Before {

@@ -108,8 +108,7 @@ impl Driver {
                 Err(Error::Full { path, source }) if !self.shared.orders().stop => {
                     let error = Error::Full { path, source }.to_string();
                     self.shared.set_state(HandlerState::NoSpace { error });
-                    let until = self.shared.now() + delay;
-                    while !self.shared.wait_for_time(until) && !self.shared.orders().stop {}
+                    self.shared.wait_unless_stopped(self.shared.now() + delay);
                     delay = (2 * delay).min(SPACE_DELAY_MAX);
                 }
                 saved => return Ok(saved?),

@@ -18,7 +18,8 @@ impl Driver {
                 return Err(End::Told);
             }
             self.finish()?;
-            if orders.requests != self.shared.carried_out() && self.settle_letters()? {
+            let is_asked = !orders.pause && orders.requests != self.shared.carried_out();
+            if is_asked && self.settle_letters()? {
                 self.shared.publish_requests(orders.requests);
             }
             let is_drained = orders.end_at.is_some_and(|end| end <= self.looked.map_or(0, Position::number));
