@@ -294,3 +294,13 @@ fn batches_are_acknowledged_by_the_committer_too() {
         assert_eq!(subscription.checkpoint(), Position::new(6));
     });
 }
+
+#[test]
+fn a_store_whose_appends_were_awaited_is_closed_when_it_is_dropped() {
+    let directory = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for _ in 0..50 {
+        let store = Store::open(directory.path()).unwrap();
+        runtime.block_on(store.append_async("a-1", Any, [event("1")])).unwrap();
+    }
+}

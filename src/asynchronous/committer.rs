@@ -70,9 +70,10 @@ impl Committer {
         let (result, answer) = oneshot::channel();
         let job = Job::Run(Box::new(move || {
             let outcome = catch_unwind(AssertUnwindSafe(run));
+            // Before that is told: then whoever waited may drop the store, and open it again.
+            drop(store);
             // Whoever waited may not any more.
             let _ = result.send(outcome);
-            drop(store);
         }));
         match jobs.send(job).await {
             Ok(()) => unwrap(answer.await),
@@ -155,7 +156,10 @@ fn commit_group(group: Vec<Send>) {
         waiters.push(result);
     }
     let Some(store) = stores.first() else { return };
-    match catch_unwind(AssertUnwindSafe(|| store.send_all(commits))) {
+    let sent = catch_unwind(AssertUnwindSafe(|| store.send_all(commits)));
+    // Before that is told: then whoever waited may drop the store, and open it again.
+    drop(stores);
+    match sent {
         Ok(results) => {
             for (waiter, result) in waiters.into_iter().zip(results) {
                 // Whoever waited may not any more.

@@ -428,3 +428,48 @@ fn a_projection_of_events_that_are_no_enum_is_refused() {
     let store = Store::in_memory().unwrap();
     assert!(matches!(store.projection("nothing", Nothing).start(), Err(Error::Invalid(_))));
 }
+
+#[test]
+fn a_row_of_the_initial_model_is_not_overwritten_after_a_restart() {
+    let store = Store::in_memory().unwrap();
+    let start = || {
+        let mut initial = Rows::new();
+        initial.insert("seed".into(), "0".into());
+        store.projection_over("rows", Query::all(), initial, set).save_within(NOW).start().unwrap()
+    };
+    for payload in ["x=1", "y=1"] {
+        let handle = start();
+        handle.wait_for(append(&store, "a", payload)).unwrap();
+        handle.stop().unwrap();
+    }
+    let handle = start();
+    assert_eq!(handle.start_report().rebuilt, None);
+    assert_eq!(content(&handle), of(&[("seed", "0"), ("x", "1"), ("y", "1")]));
+}
+
+#[test]
+fn an_event_that_fails_after_a_rebuild_was_given_up_takes_nothing_else_with_it() {
+    let store = Store::in_memory().unwrap();
+    let fails = Arc::new(AtomicBool::new(false));
+    let fails_now = Arc::clone(&fails);
+    let apply = move |rows: &mut Rows, event: &Event<'_>| {
+        if event.payload() == b"odd=1" && fails_now.load(Ordering::SeqCst) {
+            return Err("as asked".into());
+        }
+        set(rows, event)
+    };
+    let builder = store.projection_over("rows", Query::all(), Rows::new(), apply);
+    let handle = builder.policy(OnError::skip()).save_within(NEVER).start().unwrap();
+    handle.wait_for(append(&store, "a", "x=1")).unwrap();
+    handle.handler().pause();
+    handle.handler().wait_for_state(|state| matches!(state, crate::HandlerState::Paused));
+    handle.handler().resume();
+    handle.wait_for(append(&store, "a", "odd=1")).unwrap();
+    fails.store(true, Ordering::SeqCst);
+    assert!(matches!(handle.rebuild(), Err(Error::TimedOut { .. })));
+    fails.store(false, Ordering::SeqCst);
+    handle.wait_for(append(&store, "a", "y=fail")).unwrap();
+    assert_eq!(content(&handle), of(&[("odd", "1"), ("x", "1")]));
+    handle.stop().unwrap();
+    assert_eq!(run(&store).1, of(&[("odd", "1"), ("x", "1")]));
+}

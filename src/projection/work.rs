@@ -103,7 +103,8 @@ impl<M: ReadModel + Clone> Core<M> {
             return Ok(());
         }
         self.with_ledger(|ledger| {
-            let (model, position) = if ledger.is_saved() {
+            // What a rebuild that was given up has left does not go on, but it is the model of the checkpoint.
+            let (model, position) = if ledger.is_saved() || ledger.position.is_some() {
                 let (loaded, model) = self.load_model()?;
                 if let Some(cause) = loaded.cause {
                     return Err(Error::Codec { what: self.name.clone(), reason: cause.to_string() });

@@ -318,8 +318,9 @@ impl Run {
         }
         let is_finished = !replay.stopped.load(Ordering::SeqCst);
         let end = match replay.direction {
-            Direction::Forward if is_finished => self.head,
-            Direction::Backward if is_finished => self.head.and(Some(Position::FIRST)),
+            Direction::Forward if is_finished && replay.until.is_none() => self.head.min(replay.upto.or(self.head)),
+            Direction::Backward if is_finished && replay.since.is_none() => self.head.and(Some(Position::FIRST)),
+            // What lies behind a bound in time was not handled, and may be wanted by the one that goes on.
             _ => self.last,
         };
         // One that was stopped before it did anything goes on where it would have begun.
@@ -360,5 +361,42 @@ impl StdError for ReplayError {
 impl From<Error> for ReplayError {
     fn from(error: Error) -> Self {
         ReplayError::Store(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::error::ExpectedVersion;
+    use crate::{NewEvent, Options};
+
+    /// Ten events, a millisecond apart from 0 on.
+    fn store() -> Store {
+        let clock = ManualClock::new(Timestamp::from_millis(0));
+        let store = Options::new().clock(clock.clone()).without_background_work().in_memory().unwrap();
+        for _ in 0..10 {
+            store.append("a-1", ExpectedVersion::Any, [NewEvent::raw("Counted", "")]).unwrap();
+            clock.advance(std::time::Duration::from_millis(1));
+        }
+        store
+    }
+
+    #[test]
+    fn what_lies_behind_a_bound_is_handled_by_the_replay_that_goes_on() {
+        let store = store();
+        let all = || store.replay(Query::all());
+        let at = Timestamp::from_millis;
+        let bounded = [
+            (all().upto(Position::new(4)), all(), 4),
+            (all().until(at(4)), all(), 4),
+            (all().reverse().since(at(4)), all().reverse(), 6),
+            (all(), all(), 10),
+        ];
+        for (bounded, rest, events) in bounded {
+            let handled = bounded.run(|_| ()).unwrap();
+            let rest = rest.resume(handled.token.unwrap()).run(|_| ()).unwrap();
+            assert_eq!((handled.events, handled.events + rest.events), (events, 10));
+        }
     }
 }

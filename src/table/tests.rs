@@ -533,3 +533,15 @@ fn no_row_has_the_last_number() {
     assert!(people.restore(u64::MAX - 1, 1, person(1, "x")));
     assert!(!people.restore(0, 1, person(1, "y")), "the key has a row");
 }
+
+#[test]
+fn a_restored_number_is_not_given_to_another_row() {
+    let mut table = Table::new();
+    table.insert(1_u8, "a");
+    table.clear();
+    table.mark_saved();
+    assert!(table.restore(0, 1, "a"));
+    table.insert(2, "b");
+    let unsaved: Vec<_> = table.unsaved().collect();
+    assert_eq!(unsaved, [Unsaved::Put { number: 1, key: &2, row: &"b" }]);
+}

@@ -67,6 +67,11 @@ impl<K: Ord + Clone, Row> Table<K, Row> {
     pub fn restore(&mut self, number: u64, key: K, row: Row) -> bool {
         let Some(next) = number.checked_add(1).filter(|_| !self.rows.contains_key(&key)) else { return false };
         self.changes.next = self.changes.next.max(next);
+        if self.rows.is_empty() {
+            // They are of rows that were there before, and may be among those that are put back.
+            self.changes.free.clear();
+        }
+        self.changes.removed.remove(&number);
         for field in &mut self.fields {
             if let Some(index) = &mut field.index {
                 index.insert((field.value)(&row), key.clone());

@@ -265,3 +265,33 @@ fn what_the_database_refuses_is_told_with_its_path() {
     let error = world.builder().start().unwrap_err();
     assert!(matches!(&error, Error::Io { path, .. } if *path == world.path()), "{error}");
 }
+
+#[test]
+fn what_a_full_disk_undid_is_applied_again_before_its_checkpoint_is_saved() {
+    let clock = crate::ManualClock::new(crate::Timestamp::default());
+    let store = crate::Options::new().clock(clock.clone()).without_background_work().in_memory().unwrap();
+    let world = World { store, directory: tempfile::tempdir().unwrap() };
+    let mut is_first = true;
+    let apply = move |tables: &Connection, event: &Event<'_>| {
+        set(tables, event)?;
+        if std::mem::take(&mut is_first) {
+            // The page of the checkpoint and its neighbours are full, and there will be no other.
+            for number in 0..1_000 {
+                tables
+                    .execute("INSERT INTO annals_projections VALUES (?1, 1, NULL, '')", [format!("other {number}")])?;
+            }
+            let pages: u32 = tables.query_row("PRAGMA page_count", [], |row| row.get(0))?;
+            tables.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))?;
+        }
+        Ok(())
+    };
+    let builder = world.store.sql_projection_over("entries", world.path(), Query::all(), apply).schema(SCHEMA);
+    let handle = builder.start().unwrap();
+    let position = world.append("a", "x=1");
+    let state = handle.handler().wait_for_state(|state| matches!(state, crate::HandlerState::NoSpace { .. }));
+    assert!(matches!(state, crate::HandlerState::NoSpace { .. }), "{state:?}");
+    handle.read(|tables| tables.pragma_update_and_check(None, "max_page_count", 100_000, |_| Ok(())).unwrap());
+    clock.advance(Duration::from_secs(1));
+    handle.wait_for(position).unwrap();
+    assert_eq!(world.seen(), ("x=1".into(), 1));
+}

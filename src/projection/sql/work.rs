@@ -67,12 +67,18 @@ impl Tables {
             database.commit()
         });
         if let Err(error) = saved {
-            self.roll_back()?;
+            // What is undone by that is still known to be unsaved.
+            self.database.roll_back()?;
             return Err(error);
         }
         self.saved = checkpoint.position();
         self.unsaved.clear();
         Ok(())
+    }
+
+    /// Whether a save that failed has undone what is to be saved.
+    fn is_undone(&self) -> bool {
+        self.broken.is_none() && !self.unsaved.is_empty() && self.database.connection.is_autocommit()
     }
 
     /// An error if something was committed without its checkpoint: another save would make that final.
@@ -117,6 +123,18 @@ impl SqlCore {
         report.resumed_behind = tables.saved;
         *self.report.lock() = report;
         Ok(checkpoint)
+    }
+
+    fn save(&self, checkpoint: &Checkpoint) -> Result<()> {
+        let mut tables = self.tables.lock();
+        if tables.is_undone() {
+            let unsaved = std::mem::take(&mut tables.unsaved);
+            if let Err(error) = self.apply_again(&mut tables, unsaved) {
+                tables.broken = Some(error.to_string());
+                return Err(error);
+            }
+        }
+        tables.save(checkpoint)
     }
 
     fn start_over(&self) -> Result<()> {
@@ -214,7 +232,7 @@ impl Work for SqlWork {
     }
 
     fn save(&mut self, checkpoint: &Checkpoint) -> Result<()> {
-        self.0.tables.lock().save(checkpoint)
+        self.0.save(checkpoint)
     }
 
     fn roll_back(&mut self) -> Result<()> {
