@@ -9,7 +9,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "this is not the library: it may use files and time directly")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -26,6 +26,9 @@ use serde_json::value::RawValue;
 
 type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
+/// The stages of an application that goes well.
+const STAGES: [&str; 6] =
+    ["A_SUBMITTED", "A_PARTLYSUBMITTED", "A_PREACCEPTED", "A_ACCEPTED", "A_FINALIZED", "A_APPROVED"];
 /// Applications of the sample.
 const SAMPLE_LOANS: u64 = 300;
 /// Events a commit while they are imported.
@@ -192,6 +195,10 @@ fn main() -> Result<()> {
         println!("{applications:>9} {outcome:?}, {euros} euros asked for");
     }
     println!();
+    for (stage, hours) in STAGES.windows(2).zip(median_hours(&store)?) {
+        println!("{hours:>9.1} hours from {} to {}", stage[0], stage[1]);
+    }
+    println!();
     if is_real {
         let published = [(Outcome::Approved, 2_246), (Outcome::Declined, 7_635), (Outcome::Cancelled, 2_807)];
         assert!(published.iter().all(|(outcome, applications)| counts[outcome].0 == *applications), "{counts:?}");
@@ -230,6 +237,25 @@ fn count(loans: &Repository<Loan>, ids: &[String]) -> Result<Counts> {
         *euros += loan.amount_euros;
     }
     Ok(counts)
+}
+
+/// How long half of the applications stay in each stage, at most: from the time at which it is reached to that of the next.
+fn median_hours(store: &Store) -> Result<Vec<f64>> {
+    let mut reached: HashMap<String, (usize, Timestamp)> = HashMap::new();
+    let mut nanos = vec![Vec::new(); STAGES.len() - 1];
+    let mut read = store.read(Query::category("loan").and_types(STAGES));
+    while let Some(event) = read.next()? {
+        let stage = STAGES.iter().position(|stage| *stage == event.event_type()).ok_or("another type was read")?;
+        match reached.insert(event.stream().to_owned(), (stage, event.time())) {
+            Some((before, since)) if before + 1 == stage => nanos[before].push(event.time().nanos() - since.nanos()),
+            _ => {}
+        }
+    }
+    let median = |mut nanos: Vec<i64>| {
+        nanos.sort_unstable();
+        nanos.get(nanos.len() / 2).map_or(0.0, |nanos| *nanos as f64 / 3.6e12)
+    };
+    Ok(nanos.into_iter().map(median).collect())
 }
 
 fn expire(loans: &Repository<Loan>, ids: &[String]) -> Result<u64> {
