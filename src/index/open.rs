@@ -88,7 +88,7 @@ impl Opening<'_> {
             match usable {
                 Ok(()) => {}
                 Err(Unusable::Gone) => is_complete = false,
-                Err(Unusable::Bad) => loaded.garbage.push(name),
+                Err(Unusable::Bad | Unusable::Unreadable(_)) => loaded.garbage.push(name),
             }
         }
         self.drop_leftovers(&mut loaded);

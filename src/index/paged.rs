@@ -4,7 +4,7 @@
 //! written again. What bits rot later is found by the checksum of the page, when the page is first read.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -38,6 +38,8 @@ pub(super) enum Unusable {
     Gone,
     /// It is damaged, of another version or of another store.
     Bad,
+    /// The operating system refused. A sector that cannot be read is damage like any other: the file is rebuilt elsewhere.
+    Unreadable(io::Error),
 }
 
 impl Files {
@@ -116,12 +118,20 @@ impl Files {
 }
 
 impl Unusable {
-    #[allow(clippy::needless_pass_by_value, reason = "it stands where an error is mapped")]
     fn of(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound => Unusable::Gone,
-            // A sector that cannot be read is damage like any other: the file is rebuilt elsewhere.
-            _ => Unusable::Bad,
+            io::ErrorKind::UnexpectedEof => Unusable::Bad,
+            _ => Unusable::Unreadable(error),
+        }
+    }
+
+    /// What it means of a file that was just written: nobody asks for its bytes again to find out whether it is damaged.
+    pub(super) fn of_new_file(self, path: &Path) -> IndexError {
+        match self {
+            Unusable::Unreadable(error) => refused("read", path, error),
+            Unusable::Gone => refused("open", path, io::ErrorKind::NotFound.into()),
+            Unusable::Bad => crate::Error::corrupt(path, 0, "an index file that was just written is damaged").into(),
         }
     }
 }

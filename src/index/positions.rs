@@ -271,10 +271,8 @@ impl Positions {
 }
 
 fn reopen(files: &Files, segment: u64) -> Result<PositionsFile> {
-    PositionsFile::open(files, segment).map_err(|_| {
-        let path = files.disk.locate(&IndexFile::Positions { segment }.path());
-        crate::Error::corrupt(path, 0, "an index file that was just written cannot be read").into()
-    })
+    let path = || files.disk.locate(&IndexFile::Positions { segment }.path());
+    PositionsFile::open(files, segment).map_err(|unusable| unusable.of_new_file(&path()))
 }
 
 #[cfg(test)]

@@ -270,10 +270,8 @@ impl RunWriter {
         self.postings.finish()?;
         self.draft.publish(&self.header.encode())?;
         let RunHeader { first, last, .. } = self.header;
-        Run::open(files, first, last).map_err(|_| {
-            let path = files.disk.locate(&IndexFile::Run { first, last }.path());
-            crate::Error::corrupt(path, 0, "an index file that was just written cannot be read").into()
-        })
+        let path = || files.disk.locate(&IndexFile::Run { first, last }.path());
+        Run::open(files, first, last).map_err(|unusable| unusable.of_new_file(&path()))
     }
 }
 

@@ -70,7 +70,7 @@ impl IndexAudit {
                     }
                 }),
             };
-            if let Err(Unusable::Bad) = opened {
+            if let Err(Unusable::Bad | Unusable::Unreadable(_)) = opened {
                 let reason = format!("the index file is damaged, or of another version or store; {REBUILT}");
                 problems.push(IndexProblem { file: files.disk.locate(&id.path()), offset: 0, reason });
             }

@@ -3,9 +3,11 @@
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use super::{Access, Disk, File, FileWriter, MemoryDisk, PublishedFile, ReadMode, read_exact_at};
+use super::{
+    Access, Disk, File, FileSystem, FileWriter, MemoryDisk, PublishedFile, ReadMode, SimulatedDisk, read_exact_at,
+};
 
-/// Runs each check on a new memory disk and in a new directory.
+/// Runs each check on a new memory disk, on simulated ones, and in a new directory.
 macro_rules! on_every_disk {
     ($($check:ident,)+) => {
         mod memory {
@@ -13,6 +15,15 @@ macro_rules! on_every_disk {
             fn $check() {
                 let disk = super::MemoryDisk::new();
                 super::$check(&disk);
+            })+
+        }
+
+        mod simulated {
+            $(#[test]
+            fn $check() {
+                for file_system in [super::FileSystem::Strict, super::FileSystem::Ext4] {
+                    super::$check(&super::SimulatedDisk::new(file_system, 1));
+                }
             })+
         }
 

@@ -17,8 +17,8 @@ use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use super::dice::Dice;
 use super::{Access, Disk, File, Lock, MemoryDisk, Region, read_exact_at};
-use crate::randomness::{Randomness, SeededRandomness};
 
 /// The disk's unit of writing: whole or not at all.
 const SECTOR_BYTES: usize = 512;
@@ -87,7 +87,7 @@ impl Fault {
         Self { kind: Some(kind), ..self }
     }
 
-    fn concerns(&self, call: Call, path: &str) -> bool {
+    pub(super) fn concerns(&self, call: Call, path: &str) -> bool {
         self.call.map_or_else(|| call.mutates(), |own| own == call)
             && path.contains(self.path)
             && path.starts_with(self.dir)
@@ -477,32 +477,5 @@ impl Change {
                 bytes[offset..end].copy_from_slice(written);
             }
         }
-    }
-}
-
-/// Choices that a seed repeats.
-struct Dice {
-    randomness: SeededRandomness,
-}
-
-impl Dice {
-    fn new(seed: u64) -> Self {
-        Self { randomness: SeededRandomness::new(seed) }
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        let mut bytes = [0; 8];
-        self.randomness.fill(&mut bytes);
-        u64::from_le_bytes(bytes) % end
-    }
-
-    /// With luck 0 nothing happens, with luck 4 everything.
-    fn happens(&mut self, luck: u64) -> bool {
-        self.below(4) < luck
-    }
-
-    fn fill(&mut self, bytes: &mut [u8], most: usize) {
-        let count = bytes.len().min(most);
-        self.randomness.fill(&mut bytes[..count]);
     }
 }

@@ -420,13 +420,13 @@ fn found(is_there: bool) -> io::Result<()> {
 }
 
 /// The path without empty parts.
-fn plain(path: &str) -> String {
+pub(super) fn plain(path: &str) -> String {
     let names: Vec<&str> = path.split('/').filter(|name| !name.is_empty()).collect();
     names.join("/")
 }
 
 /// The path of the directory that a path lies in.
-fn parent(path: &str) -> &str {
+pub(super) fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(dir, _)| dir)
 }
 

@@ -11,6 +11,8 @@ mod buffer;
 #[cfg(test)]
 mod conformance;
 #[cfg(any(test, feature = "testing"))]
+mod dice;
+#[cfg(any(test, feature = "testing"))]
 mod faulty;
 mod memory;
 #[cfg(feature = "metrics")]
@@ -19,6 +21,8 @@ mod placement;
 mod published;
 mod real;
 mod region;
+#[cfg(test)]
+mod simulated;
 mod sub;
 
 use std::fmt::Debug;
@@ -26,6 +30,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+#[cfg(test)]
+pub(crate) use dice::Dice;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use faulty::{Call, Fault, FaultyDisk};
 pub(crate) use memory::MemoryDisk;
@@ -34,6 +40,8 @@ pub(crate) use observed::ObservedDisk;
 pub(crate) use published::{FileWriter, PublishedFile, ReadMode};
 pub(crate) use real::RealDisk;
 pub(crate) use region::Region;
+#[cfg(test)]
+pub(crate) use simulated::{FileSystem, SimulatedDisk};
 pub(crate) use sub::SubDisk;
 
 /// One directory with its sub-directories, and what can be done to it.

@@ -444,3 +444,20 @@ fn a_mark_that_fails_puts_no_commit_in_doubt() {
         assert_eq!(numbers(&open(&disk).unwrap()), [0]);
     }
 }
+
+/// An index file that was just written was told to be corrupt, when it was the operating system that refused to open or
+/// to map it.
+#[test]
+fn an_index_file_that_cannot_be_opened_behind_its_writing_is_not_called_corrupt() {
+    for call in [Call::Open, Call::Map] {
+        let disk = FaultyDisk::new(MemoryDisk::new());
+        let store = open(&disk).unwrap();
+        (0..20).for_each(|number| drop(store.send(commit(number, SYNCED)).unwrap()));
+        disk.inject(Fault::next(call).in_dir("index"));
+        let refused = store.maintain();
+        assert!(matches!(refused, Err(Error::Io { .. })), "{call:?}: {refused:?}");
+        store.maintain().unwrap();
+        store.close().unwrap();
+        assert_eq!(numbers(&open(&disk).unwrap()), (0..20).collect::<Vec<_>>());
+    }
+}

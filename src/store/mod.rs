@@ -7,6 +7,8 @@ mod backup;
 mod commit;
 mod compaction;
 mod condition;
+#[cfg(test)]
+mod crashes;
 mod directory;
 mod event;
 #[cfg(test)]

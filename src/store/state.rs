@@ -601,6 +601,23 @@ mod tests {
         }
     }
 
+    /// A kill between the making of the synced head and the sync of its name, and a loss of power later: the state held its
+    /// log and no file beside it, and was taken for absent until something was written to it.
+    #[test]
+    fn a_state_of_which_only_the_log_is_left_is_not_taken_for_absent() {
+        let disk = MemoryDisk::new();
+        let store = open(disk.clone());
+        store.state().unwrap().put("a", "1").unwrap();
+        drop(store);
+        for name in disk.list("state").unwrap() {
+            disk.remove(&format!("state/{name}")).unwrap();
+        }
+        let reader = Store::open_read_only_on(Arc::new(disk.clone()), Options::new()).unwrap();
+        assert_eq!(reader.state().unwrap().get("a").unwrap().as_deref(), Some(&b"1"[..]));
+        let store = open(disk);
+        assert_eq!(store.state().unwrap().get("a").unwrap().as_deref(), Some(&b"1"[..]));
+    }
+
     /// No space for the state is no lack of space for what has its space already.
     #[test]
     fn a_full_disk_is_told_and_nothing_changes() {
