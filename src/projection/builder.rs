@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::handle::ProjectionHandle;
 use super::model::{self, ReadModel};
@@ -185,6 +185,8 @@ impl<M: ReadModel + Clone + Send + Sync + 'static> ProjectionBuilder<M> {
             query,
             version,
             serving: RwLock::new(Serving::new(initial.clone(), None)),
+            mending: Mutex::default(),
+            mended: Condvar::new(),
             initial,
             apply,
             ledger: Mutex::new(None),

@@ -17,8 +17,8 @@ use crate::{HandlerHandle, Lag, Remainder};
 /// A running projection. Dropping it stops the projection, as [`stop`](ProjectionHandle::stop) does.
 ///
 /// A reader sees the model between two events, never in the middle of one, and holds up the projection while it looks,
-/// but never an append. While the projection redoes a batch because an event in it panicked, readers see the state that
-/// was saved last and then what is applied again.
+/// but never an append. While the projection redoes a batch because an event in it failed, readers see the state that was
+/// saved last and then what is applied again; one that cannot even go back ends, and shows the model without any event.
 pub struct ProjectionHandle<M> {
     core: Arc<Core<M>>,
     handler: HandlerHandle,
@@ -36,7 +36,7 @@ impl<M: ReadModel + Clone> ProjectionHandle<M> {
 
     /// The model, to be looked at for a short time: the projection applies nothing while the view exists.
     pub fn view(&self) -> View<'_, M> {
-        View { serving: self.core.serving.read() }
+        View { serving: self.core.whole() }
     }
 
     /// Waits until everything up to the position is in the model: what was appended before is seen by every later read.

@@ -473,3 +473,35 @@ fn an_event_that_fails_after_a_rebuild_was_given_up_takes_nothing_else_with_it()
     handle.stop().unwrap();
     assert_eq!(run(&store).1, of(&[("odd", "1"), ("x", "1")]));
 }
+
+/// Readers could look at the model between an event that failed halfway and the roll back that follows.
+#[test]
+fn a_reader_never_sees_what_a_failing_event_has_left_half_done() {
+    let store = Store::in_memory().unwrap();
+    let apply = |sums: &mut (u64, u64), event: &Event<'_>| {
+        sums.0 += 1;
+        match event.payload() {
+            b"fails" => return Err("as asked".into()),
+            b"panics" => panic!("as asked"),
+            _ => sums.1 += 1,
+        }
+        Ok(())
+    };
+    for number in 0..300 {
+        append(&store, "a", ["fails", "panics", "works"][number % 3]);
+    }
+    let builder = store.projection_over("sums", Query::all(), (0, 0), apply).policy(OnError::skip());
+    let handle = builder.start().unwrap();
+    let last = store.head().unwrap().unwrap();
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            while handle.handler().status().position < Some(last) {
+                let sums = *handle.view();
+                assert_eq!(sums.0, sums.1);
+            }
+        });
+        handle.wait_for(last).unwrap();
+        reader.join().unwrap();
+    });
+    assert_eq!(*handle.view(), (100, 100));
+}

@@ -1,12 +1,12 @@
 //! An embedded projection as work of a handler: a model in memory, applied to under a lock that readers share, and saved
 //! with its checkpoint.
 //!
-//! Lock order: `rebuilding`, then `ledger`, then `serving`. The ledger's lock is held for whatever touches the state of
+//! Lock order: `rebuilding`, then `ledger`, then `serving`; `mending`, then `serving`. The ledger's lock is held for whatever touches the state of
 //! the store; that of the model only while an event is applied or changes are collected, never during a write.
 
 use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
 
 use super::model::{self, ReadModel};
 use super::saving::{Ledger, Loaded};
@@ -27,6 +27,9 @@ pub(super) struct Core<M> {
     pub(super) initial: M,
     pub(super) apply: Box<Apply<M>>,
     pub(super) serving: RwLock<Serving<M>>,
+    /// Held by readers of a torn model until they wait for `mended`.
+    pub(super) mending: Mutex<()>,
+    pub(super) mended: Condvar,
     /// `None` before it is loaded.
     pub(super) ledger: Mutex<Option<Ledger>>,
     pub(super) rebuilding: Mutex<()>,
@@ -42,11 +45,13 @@ pub(super) struct Serving<M> {
     pub(super) unsaved: Vec<Position>,
     /// How many of those do not come behind all before them: dead letters that were retried.
     pub(super) retried: u64,
+    /// The last event failed, and may have changed a part of what it wanted to: nobody reads the model like this.
+    is_torn: bool,
 }
 
 impl<M> Serving<M> {
     pub(super) fn new(model: M, applied: Option<Position>) -> Self {
-        Self { model, applied, unsaved: Vec::new(), retried: 0 }
+        Self { model, applied, unsaved: Vec::new(), retried: 0, is_torn: false }
     }
 
     fn applied(&mut self, position: Position) {
@@ -98,10 +103,40 @@ impl<M: ReadModel + Clone> Core<M> {
         })
     }
 
+    /// The model between two events.
+    pub(super) fn whole(&self) -> RwLockReadGuard<'_, Serving<M>> {
+        let serving = self.serving.read();
+        if !serving.is_torn {
+            return serving;
+        }
+        drop(serving);
+        let mut mending = self.mending.lock();
+        loop {
+            let serving = self.serving.read();
+            if !serving.is_torn {
+                return serving;
+            }
+            drop(serving);
+            self.mended.wait(&mut mending);
+        }
+    }
+
     fn roll_back(&self) -> Result<()> {
         if self.serving.read().unsaved.is_empty() {
             return Ok(());
         }
+        let rolled_back = self.go_back();
+        if rolled_back.is_err() {
+            // The handler ends with that error. A model without events is not wrong, and says that it has none.
+            *self.serving.write() = Serving::new(self.initial.clone(), None);
+        }
+        // With the lock: a reader that has seen the torn model, and does not wait yet, would sleep through this.
+        let _mending = self.mending.lock();
+        self.mended.notify_all();
+        rolled_back
+    }
+
+    fn go_back(&self) -> Result<()> {
         self.with_ledger(|ledger| {
             // What a rebuild that was given up has left does not go on, but it is the model of the checkpoint.
             let (model, position) = if ledger.is_saved() || ledger.position.is_some() {
@@ -142,7 +177,10 @@ impl<M: ReadModel + Clone + Send + Sync> Work for Embedded<M> {
         let mut serving = self.0.serving.write();
         // Noted before: a panic leaves the model changed.
         serving.applied(event.position());
-        (self.0.apply)(&mut serving.model, event)
+        serving.is_torn = true;
+        let applied = (self.0.apply)(&mut serving.model, event);
+        serving.is_torn = applied.is_err();
+        applied
     }
 
     fn save(&mut self, checkpoint: &Checkpoint) -> Result<()> {
