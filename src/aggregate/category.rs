@@ -3,14 +3,16 @@
 //! Never writes an event. No lock is held while code of the application runs: while it applies events, encodes or decodes.
 
 use std::fmt::Display;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::cache::Cache;
 use super::command::Terms;
 use super::folded::{Fold, Folded, Last, Loaded};
-use super::snapshots::{Saved, SnapshotProblem, Snapshots};
+use super::snapshots::{Saved, SnapshotPolicy, SnapshotProblem, Snapshots};
 use crate::error::{Error, Invalid, Result, Violation};
 use crate::limits::STREAM_NAME_BYTES_MAX;
 use crate::{Event, EventCodec, Query, Read, Store};
@@ -64,6 +66,25 @@ impl<F: Fold> Category<F> {
             cache: None,
             terms: Terms::default(),
         })
+    }
+
+    /// Keeps up to so many states in memory, at least 1.
+    pub(super) fn keep_in_memory(&mut self, aggregates_max: usize)
+    where
+        F::State: Clone,
+    {
+        let capacity = NonZeroUsize::new(aggregates_max).unwrap_or(NonZeroUsize::MIN);
+        self.cache = Some(Arc::new(Cache::new(capacity)));
+    }
+
+    /// Saves and uses snapshots of states of this version, made by this fold.
+    pub(super) fn save_snapshots(&mut self, policy: SnapshotPolicy, state_version: u32) -> Result<()>
+    where
+        F::State: Serialize + DeserializeOwned,
+    {
+        let snapshots = Snapshots::new(policy, state_version, &self.fold, self.codec.samples())?;
+        self.snapshots = (!policy.is_never()).then(|| Arc::new(snapshots));
+        Ok(())
     }
 
     pub(super) fn name(&self) -> &str {

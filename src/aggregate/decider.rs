@@ -1,19 +1,17 @@
 //! Aggregates as plain functions: where a state begins, how it evolves, and how a command is decided on it.
 
 use std::fmt::{self, Display};
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::cache::Cache;
 use super::category::Category;
 use super::command::{Command, CommandId, Executed};
 use super::decision::Decision;
 use super::error::ExecuteError;
 use super::folded::{Fold, Loaded};
-use super::snapshots::{SnapshotPolicy, SnapshotProblem, Snapshots};
+use super::snapshots::{SnapshotPolicy, SnapshotProblem};
 use crate::error::Result;
 use crate::limits::EVENTS_PER_COMMIT_MAX;
 use crate::types::Durability;
@@ -215,8 +213,7 @@ impl<C, S, E, R> Deciders<C, S, E, R> {
     where
         S: Clone,
     {
-        let capacity = NonZeroUsize::new(aggregates_max).unwrap_or(NonZeroUsize::MIN);
-        self.category.cache = Some(Arc::new(Cache::new(capacity)));
+        self.category.keep_in_memory(aggregates_max);
         self
     }
 
@@ -231,9 +228,7 @@ impl<C, S, E, R> Deciders<C, S, E, R> {
     where
         S: Serialize + DeserializeOwned,
     {
-        let samples = self.category.codec.samples();
-        let snapshots = Snapshots::new(policy, self.state_version, &self.category.fold, samples)?;
-        self.category.snapshots = (!policy.is_never()).then(|| Arc::new(snapshots));
+        self.category.save_snapshots(policy, self.state_version)?;
         Ok(self)
     }
 

@@ -2,19 +2,17 @@
 
 use std::fmt::{self, Display};
 use std::marker::PhantomData;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::cache::Cache;
 use super::category::Category;
 use super::command::{Command, CommandId, Executed};
 use super::decision::Decision;
 use super::error::ExecuteError;
 use super::folded::{Fold, Loaded};
-use super::snapshots::{SnapshotPolicy, SnapshotProblem, Snapshots};
+use super::snapshots::{SnapshotPolicy, SnapshotProblem};
 use crate::error::{ExpectedVersion, Result};
 use crate::types::Durability;
 use crate::{EventTypes, Metadata, Store};
@@ -160,8 +158,7 @@ impl<A: Aggregate> Repository<A> {
     where
         A: Clone,
     {
-        let capacity = NonZeroUsize::new(aggregates_max).unwrap_or(NonZeroUsize::MIN);
-        self.category.cache = Some(Arc::new(Cache::new(capacity)));
+        self.category.keep_in_memory(aggregates_max);
         self
     }
 
@@ -184,9 +181,7 @@ impl<A: Aggregate> Repository<A> {
     where
         A: Serialize + DeserializeOwned,
     {
-        let samples = self.category.codec.samples();
-        let snapshots = Snapshots::new(policy, A::STATE_VERSION, &self.category.fold, samples)?;
-        self.category.snapshots = (!policy.is_never()).then(|| Arc::new(snapshots));
+        self.category.save_snapshots(policy, A::STATE_VERSION)?;
         Ok(self)
     }
 
