@@ -28,10 +28,8 @@ pub trait Randomness: Debug + Send + Sync + 'static {
 /// [`fill`](Randomness::fill) panics if the operating system has no randomness to give. That does not happen on a system
 /// that has started up; ids that repeat would be worse.
 #[derive(Default)]
-pub struct SystemRandomness {
-    /// Room for what another system might need.
-    _private: (),
-}
+#[non_exhaustive]
+pub struct SystemRandomness;
 
 thread_local! {
     static BLOCK: RefCell<Block> = const { RefCell::new(Block { bytes: Vec::new(), used: 0 }) };
