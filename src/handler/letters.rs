@@ -8,6 +8,9 @@ use crate::limits::SKIPPED_RECORDS_MAX;
 use crate::types::{EventId, Position, Timestamp};
 use crate::{Durability, Event, State, StateBatch};
 
+/// Records that are deleted with one write.
+const DELETED_AT_ONCE: usize = 10_000;
+
 /// An event that a handler has put aside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -149,8 +152,8 @@ pub(super) fn change_letter(
 /// Deletes all keys with one of these prefixes.
 pub(super) fn delete_all(state: &State, prefixes: &[String]) -> Result<()> {
     for prefix in prefixes {
-        for key in state.keys(prefix)? {
-            state.delete(key)?;
+        for keys in state.keys(prefix)?.chunks(DELETED_AT_ONCE) {
+            state.write(keys.iter().fold(StateBatch::new(), StateBatch::delete))?;
         }
     }
     Ok(())

@@ -198,7 +198,7 @@ impl Parking {
         self.streams.get(stream)?.first().copied()
     }
 
-    /// Forgets everything: the dead letters are of another history.
+    /// Forgets everything: the dead letters are of another history, or of a state that is gone.
     pub(super) fn clear(&mut self) -> Result<()> {
         delete_all(&self.store.state()?, &[keys::all_parked(&self.name), keys::all_skipped(&self.name)])?;
         self.letters.clear();

@@ -253,14 +253,19 @@ impl Runner {
     fn load(&self, store: &Store, work: &mut dyn Work) -> Result<Loaded> {
         let saved = work.load(store)?;
         let Some(checkpoint) = saved else {
-            return Ok(Loaded { checkpoint: self.first(store)?, rebuilt: None, is_first: self.begin != Begin::Start });
+            return Ok(Loaded {
+                checkpoint: self.first(store)?,
+                rebuilt: None,
+                is_first: self.begin != Begin::Start,
+                forgets: !work.has_effects_outside(),
+            });
         };
         let checked = checkpoint.point().map_or(Ok(()), |point| store.check_history(point));
         match checked {
-            Ok(()) => Ok(Loaded { checkpoint, rebuilt: None, is_first: false }),
+            Ok(()) => Ok(Loaded { checkpoint, rebuilt: None, is_first: false, forgets: false }),
             Err(Error::HistoryChanged { position, reason }) if work.start_over()? => {
                 let rebuilt = Some(format!("position {position} was of another history: {reason}"));
-                Ok(Loaded { checkpoint: Checkpoint::new(&self.name, None), rebuilt, is_first: false })
+                Ok(Loaded { checkpoint: Checkpoint::new(&self.name, None), rebuilt, is_first: false, forgets: true })
             }
             Err(error) => Err(error),
         }
@@ -288,6 +293,8 @@ pub(super) struct Loaded {
     pub(super) rebuilt: Option<String>,
     /// Where it begins has to be saved: at the next start the end would be elsewhere.
     pub(super) is_first: bool,
+    /// What was put aside was put aside by a state that is gone, and would keep whole streams from the new one.
+    pub(super) forgets: bool,
 }
 
 fn spawn(

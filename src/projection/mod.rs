@@ -21,9 +21,8 @@ use std::fmt;
 
 use serde::de::DeserializeOwned;
 
-use crate::error::Result;
 use crate::types::Position;
-use crate::{Event, EventCodec, EventTypes, Query, StateBatch, Store};
+use crate::{Event, EventCodec, EventTypes, Query};
 
 pub use builder::ProjectionBuilder;
 pub use handle::{ProjectionHandle, View};
@@ -83,21 +82,6 @@ pub trait Projection {
     fn query(events: &EventCodec<Self::Event>) -> Query {
         events.query()
     }
-}
-
-/// Events whose records are deleted with one batch.
-const FORGOTTEN_EVENTS: usize = 10_000;
-
-/// Forgets what a handler has put aside: it was put aside by a state that is gone, and would keep whole streams from the
-/// new one.
-fn forget_put_aside(store: &Store, name: &str) -> Result<()> {
-    let state = store.state()?;
-    for prefix in [format!("parked-{name}/"), format!("skipped-{name}/")] {
-        for keys in state.keys(&prefix)?.chunks(FORGOTTEN_EVENTS) {
-            state.write(keys.iter().fold(StateBatch::new(), StateBatch::delete))?;
-        }
-    }
-    Ok(())
 }
 
 /// How a projection began.

@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
 
 use super::model::{self, ReadModel};
 use super::saving::{Ledger, Loaded};
-use super::{RebuildCause, StartReport, forget_put_aside};
+use super::{RebuildCause, StartReport};
 use crate::error::{Error, Result};
 use crate::types::Position;
 use crate::{Checkpoint, Event, HandlerError, Query, Store, Work};
@@ -72,9 +72,6 @@ impl<M: ReadModel + Clone> Core<M> {
     fn load(&self) -> Result<Option<Checkpoint>> {
         let (loaded, model) = self.load_model()?;
         let Loaded { ledger, checkpoint, cause } = loaded;
-        if checkpoint.is_none() {
-            forget_put_aside(&self.store, &self.name)?;
-        }
         let position = ledger.position;
         *self.report.lock() = StartReport { resumed_behind: position, rebuilt: cause };
         *self.ledger.lock() = Some(ledger);

@@ -103,12 +103,14 @@ impl Driver {
         shared: Arc<Shared>,
         loaded: Loaded,
     ) -> Result<Self> {
-        let Loaded { checkpoint, rebuilt, is_first } = loaded;
+        let Loaded { checkpoint, rebuilt, is_first, forgets } = loaded;
         let mut parking = Parking::load(store, &shared.name, &checkpoint)?;
         let mut mark = MarkSlot::load(store, &shared.name)?;
         let saved = checkpoint.position();
-        if rebuilt.is_some() {
+        if forgets {
             parking.clear()?;
+        }
+        if rebuilt.is_some() {
             mark.clear(None)?;
         }
         let observer = Observer::new(&shared.name);

@@ -9,7 +9,6 @@ use rusqlite::Connection;
 
 use super::database::Database;
 use crate::error::{Error, Result};
-use crate::projection::forget_put_aside;
 use crate::types::Position;
 use crate::{Checkpoint, Event, HandlerError, Query, RebuildCause, Rebuilt, StartReport, Store, Work};
 
@@ -116,7 +115,6 @@ impl SqlCore {
             }
         };
         if checkpoint.is_none() {
-            forget_put_aside(&self.store, &self.name)?;
             tables.database.reset()?;
         }
         tables.saved = checkpoint.as_ref().and_then(Checkpoint::position);
