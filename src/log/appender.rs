@@ -11,7 +11,7 @@
 //! A failed write or sync is final: what was in the batch may be on disk or not, what was staged behind it was not
 //! written, and nothing more is taken. A leader that panics counts as a failed write.
 //!
-//! Lock order: sequencer, spare; syncer's turn, sequencer; syncer's turn, written. Nothing is written or synced under
+//! Lock order: sequencer, spare; syncer's turn, sequencer. Nothing is written or synced under
 //! the sequencer's lock, but for the making of a segment that should have been made before.
 
 use std::sync::Arc;
@@ -19,10 +19,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::batch::{Batch, Piece};
+use super::batch::Batch;
 use super::scan::Joint;
-use super::segment::{FIRST_FRAME, FrameAt, OVERHEAD_BYTES, Origin, Segment, Spare};
-use super::syncer::Syncer;
+use super::segment::{FIRST_FRAME, FrameAt, OVERHEAD_BYTES, Origin, Segment, SegmentWriter, Spare};
+use super::syncer::{Syncer, Written, WrittenEnd};
 use super::watchers::Watched;
 use super::{LOG_DIR, Log};
 use crate::clock::Signal;
@@ -75,6 +75,10 @@ struct Sequencer {
     tip: Joint,
     segment: Arc<Segment>,
     capacity: u64,
+    /// What writes where the staged batch begins, while nobody leads.
+    writer: Option<SegmentWriter>,
+    /// What was written, and what of it is not synced.
+    written: Written,
     /// Offset of the last frame.
     last_frame: u64,
     /// No commit was staged since the last mark or start frame.
@@ -110,13 +114,15 @@ impl Failure {
 }
 
 /// Where a log ends when it is opened.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct LogEnd {
     pub(super) tip: Joint,
     /// Offset of the last frame.
     pub(super) last_frame: u64,
     /// The last frame is a mark or a start frame.
     pub(super) marked: bool,
+    /// What writes on there.
+    pub(super) writer: SegmentWriter,
 }
 
 /// What somebody waits for.
@@ -149,12 +155,12 @@ impl Appender {
         randomness: Arc<dyn Randomness>,
         signal: Arc<Signal>,
         end: LogEnd,
+        written: WrittenEnd,
         syncer: Syncer,
-    ) -> Result<Self> {
+    ) -> Self {
         let segments = log.segments();
         let segment = Arc::clone(segments.last().expect("an open log has a segment"));
         drop(segments);
-        let capacity = segment.file()?.capacity();
         let wants = Wants {
             spare: AtomicU64::new(segment.number),
             sync: AtomicBool::new(false),
@@ -164,7 +170,9 @@ impl Appender {
         let sequencer = Sequencer {
             tip: end.tip,
             segment,
-            capacity,
+            capacity: end.writer.capacity(),
+            writer: Some(end.writer),
+            written: Written::new(written),
             last_frame: end.last_frame,
             marked: end.marked,
             staged: Box::new(Batch { number: 1, ..Batch::default() }),
@@ -174,7 +182,7 @@ impl Appender {
             failure: None,
             closed: false,
         };
-        Ok(Self {
+        Self {
             log,
             randomness,
             sequencer: Mutex::new(sequencer),
@@ -182,7 +190,7 @@ impl Appender {
             syncer,
             spare: Mutex::new(None),
             wants,
-        })
+        }
     }
 
     /// Takes the next turn. Waits while too much is staged.
@@ -214,7 +222,7 @@ impl Appender {
     /// Makes everything that is visible durable.
     pub(crate) fn sync(&self) -> Result<()> {
         self.wants.sync.store(false, Ordering::Relaxed);
-        self.syncer.sync(&self.log).map_err(|error| self.poison(error))?;
+        self.sync_written().map_err(|error| self.poison(error))?;
         self.log.watchers().tell_synced(self.log.synced());
         Ok(())
     }
@@ -228,7 +236,7 @@ impl Appender {
 
     /// Whether anything was written that is not synced.
     pub(crate) fn has_unsynced(&self) -> bool {
-        !self.syncer.is_clean()
+        !self.syncer.is_clean(&self.sequencer.lock().written)
     }
 
     /// Whether the log says of itself that all of it is synced.
@@ -303,19 +311,17 @@ impl Appender {
         }
     }
 
-    /// Calls for a background sync when much is unsynced, or when the segment of a batch will end soon.
-    fn ask_for_sync(&self, batch: &Batch) -> Result<()> {
+    /// Calls for a background sync when much is unsynced, or when the segment will end soon.
+    fn ask_for_sync(&self, sequencer: &Sequencer) {
         let unsynced = self.syncer.unsynced_bytes();
         if unsynced <= UNSYNCED_BYTES_BEFORE_ROLL {
-            return Ok(());
+            return;
         }
-        let Some(piece) = batch.pieces.last() else { return Ok(()) };
-        let capacity = piece.segment.file()?.capacity();
-        let ends_soon = capacity - piece.end() < BEFORE_ROLL_BYTES_MAX.min(capacity / 8);
+        let capacity = sequencer.capacity;
+        let ends_soon = capacity - sequencer.tip.offset < BEFORE_ROLL_BYTES_MAX.min(capacity / 8);
         if (ends_soon || unsynced > UNSYNCED_BYTES_SOFT) && !self.wants.sync.swap(true, Ordering::Relaxed) {
             self.wants.signal.raise();
         }
-        Ok(())
     }
 
     fn create_spare(&self, number: u64, needed: u64) -> Result<Spare> {
@@ -335,7 +341,8 @@ impl Appender {
         self.finish_staged();
         let flushed = self.sync().and_then(|()| self.mark_last());
         if flushed.is_ok() {
-            self.syncer.tell_closed(&self.log);
+            let end = self.sequencer.lock().written.end.clone();
+            self.syncer.tell_closed(&self.log, &end);
         }
         self.discard_spare();
         flushed
@@ -421,10 +428,10 @@ impl Appender {
 
     /// Writes the staged batch, with the lock released meanwhile.
     fn lead<'a>(&'a self, mut sequencer: MutexGuard<'a, Sequencer>) -> MutexGuard<'a, Sequencer> {
-        let batch = sequencer.take_staged();
+        let mut batch = sequencer.take_staged();
         let leadership = Leadership { appender: self, batch: batch.number, over: false };
         drop(sequencer);
-        let result = self.carry_out(&batch);
+        let result = self.carry_out(&mut batch);
         self.stir();
         let has_failed = result.is_err();
         let mut sequencer = leadership.end(batch, result);
@@ -438,44 +445,52 @@ impl Appender {
         sequencer
     }
 
-    /// Writes a batch and shows it, syncing in between if anyone asked for it.
-    fn carry_out(&self, batch: &Batch) -> Result<()> {
+    /// Writes a batch, and syncs it if anyone asked for that. It is shown when its leadership ends.
+    fn carry_out(&self, batch: &mut Batch) -> Result<()> {
         if self.syncer.unsynced_bytes() + batch.bytes.len() as u64 > UNSYNCED_BYTES_MAX {
-            self.syncer.sync(&self.log)?;
+            self.sync_written()?;
         }
-        for piece in &batch.pieces {
+        for index in 0..batch.pieces.len() {
             // A start frame says that the segment before it is complete: that must be true on the disk first.
-            if piece.starts_segment {
-                self.syncer.sync(&self.log)?;
+            if batch.pieces[index].starts_segment {
+                self.note_written(batch, index);
+                self.sync_written()?;
             }
-            let bytes = &batch.bytes[piece.bytes.clone()];
-            match batch.wants_sync {
-                true => piece.segment.write(bytes, piece.offset)?,
-                false => piece.segment.write_and_publish(bytes, piece.offset)?,
-            }
-            self.syncer.note_written(piece);
+            batch.write(index)?;
         }
         if !batch.wants_sync {
-            self.log.show(batch.last_position());
-            self.ask_for_sync(batch)?;
+            batch.publish_all();
             return Ok(());
         }
+        self.note_written(batch, batch.pieces.len());
         if let Some(unsynced) = batch.unsynced {
             batch.publish(unsynced.piece, unsynced.end);
-            self.log.show(unsynced.position);
-            // With the lock: one that has looked at the head before, and not begun to wait, would sleep through this.
-            let sequencer = self.sequencer.lock();
-            self.condvar(batch.number).notify_all();
-            let watched = self.log.watchers().any();
-            drop(sequencer);
-            if watched {
-                self.log.watchers().tell(self.log.synced());
-            }
+            self.show_early(batch.number, unsynced.position);
         }
-        self.syncer.sync(&self.log)?;
-        batch.publish(batch.pieces.len() - 1, batch.pieces.last().map_or(0, Piece::end));
-        self.log.show(batch.last_position());
+        self.sync_written()?;
+        batch.publish_all();
         Ok(())
+    }
+
+    /// Shows the beginning of a batch that nobody wanted to be synced before what follows it is.
+    fn show_early(&self, batch: u64, position: u64) {
+        self.log.show(position);
+        // With the lock: one that has looked at the head before, and not begun to wait, would sleep through this.
+        let sequencer = self.sequencer.lock();
+        self.condvar(batch).notify_all();
+        let watched = self.log.watchers().any();
+        drop(sequencer);
+        if watched {
+            self.log.watchers().tell(self.log.synced());
+        }
+    }
+
+    fn note_written(&self, batch: &mut Batch, pieces: usize) {
+        self.syncer.note_written(&mut self.sequencer.lock().written, batch.note(pieces));
+    }
+
+    fn sync_written(&self) -> Result<()> {
+        self.syncer.sync(&self.log, || self.syncer.take(&mut self.sequencer.lock().written))
     }
 
     /// Notes a failure outside a batch: what is being written is in doubt, what is staged will not be written.
@@ -520,7 +535,10 @@ impl Sequencer {
         self.staged_from = self.tip.next_position;
         let mut next = self.emptied.take().unwrap_or_default();
         next.reset(self.staged.number + 1);
-        std::mem::replace(&mut self.staged, next)
+        let mut batch = std::mem::replace(&mut self.staged, next);
+        let first = &mut batch.pieces[0].writer;
+        *first = first.take().or(self.writer.take());
+        batch
     }
 
     fn link(&self, durable: u64, commit_time: i64) -> Link {
@@ -645,16 +663,15 @@ impl Turn<'_> {
         let file = Arc::clone(&spare.file);
         let mode = log.options().read_mode;
         let origin = Origin { first_position: tip.next_position, base: tip.address() };
-        let segment = Segment::growing(Arc::clone(log.disk()), mode, &spare.header, origin, file, 0)?;
-        let capacity = segment.file()?.capacity();
-        self.enter(Arc::new(segment), capacity, first_kept);
+        let (segment, writer) = Segment::growing(Arc::clone(log.disk()), mode, &spare.header, origin, file, 0)?;
+        self.enter(segment, writer, first_kept);
         // Only now, and with the slot locked until now: whoever makes spares sees either this one or a log that has
         // entered it. Otherwise it would put an empty file in the place of the active segment.
         *slot = None;
         Ok(())
     }
 
-    fn enter(&mut self, segment: Arc<Segment>, capacity: u64, first_kept: u64) {
+    fn enter(&mut self, segment: Arc<Segment>, writer: SegmentWriter, first_kept: u64) {
         let log = &self.appender.log;
         let segments = log.segments();
         let kept = segments.iter().next().map_or(1, |first| first.number).max(first_kept);
@@ -675,13 +692,14 @@ impl Turn<'_> {
         sequencer.marked = true;
         log.add(Arc::clone(&segment), kept);
         sequencer.segment = segment;
-        sequencer.capacity = capacity;
+        sequencer.capacity = writer.capacity();
         sequencer.tip = Joint { base, offset: FIRST_FRAME, ..tip };
         let link = sequencer.link(base, tip.commit_time);
         let place = sequencer.segment.place(FIRST_FRAME);
         let checksum = encode_control(&mut sequencer.staged.bytes, place, link, FrameKind::Start, &body.encode());
         let frame_len = HEADER_BYTES + align8(crate::format::segment::START_BODY_BYTES);
         sequencer.push(frame_len, 0, checksum, tip.commit_time);
+        sequencer.staged.begin_with(writer);
     }
 }
 
@@ -693,12 +711,20 @@ struct Leadership<'a> {
 }
 
 impl<'a> Leadership<'a> {
-    fn end(mut self, batch: Box<Batch>, result: Result<()>) -> MutexGuard<'a, Sequencer> {
+    fn end(mut self, mut batch: Box<Batch>, result: Result<()>) -> MutexGuard<'a, Sequencer> {
         self.over = true;
-        let mut sequencer = self.appender.sequencer.lock();
+        let appender = self.appender;
+        let mut guard = appender.sequencer.lock();
+        let sequencer = &mut *guard;
+        if result.is_ok() {
+            appender.syncer.note_written(&mut sequencer.written, batch.note(batch.pieces.len()));
+            appender.log.show(batch.last_position());
+            appender.ask_for_sync(sequencer);
+        }
+        sequencer.writer = batch.pieces.last_mut().and_then(|piece| piece.writer.take());
         sequencer.emptied = Some(batch);
-        self.release(&mut sequencer, result.err());
-        sequencer
+        self.release(sequencer, result.err());
+        guard
     }
 
     fn release(&self, sequencer: &mut Sequencer, error: Option<Error>) {

@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
-use super::segment::Segment;
+use super::segment::{Segment, SegmentWriter};
+use crate::error::Result;
 
 /// Frames that follow each other in one segment.
 #[derive(Debug)]
 pub(super) struct Piece {
     pub(super) segment: Arc<Segment>,
+    /// What writes to the segment. That of the first piece comes from whoever led the batch before, unless it is the
+    /// piece that starts the segment.
+    pub(super) writer: Option<SegmentWriter>,
     /// Where in the segment the first frame goes.
     pub(super) offset: u64,
     /// The frames' bytes in the batch.
@@ -22,6 +26,11 @@ pub(super) struct Piece {
 impl Piece {
     pub(super) fn end(&self) -> u64 {
         self.offset + self.bytes.len() as u64
+    }
+
+    /// What writes it, while its batch is led.
+    pub(super) fn writer(&mut self) -> &mut SegmentWriter {
+        self.writer.as_mut().expect("a batch that is led has what writes it")
     }
 }
 
@@ -44,6 +53,8 @@ pub(super) struct Batch {
     pub(super) wants_sync: bool,
     /// The part before the first commit that asks for a sync.
     pub(super) unsynced: Option<Unsynced>,
+    /// Pieces of which the syncer knows that they were written.
+    pub(super) noted: usize,
     /// The segment of the last piece before the batch was emptied: nearly always that of the next one, too.
     pub(super) segment_before: Option<Arc<Segment>>,
 }
@@ -71,6 +82,7 @@ impl Batch {
             }
             _ => self.pieces.push(Piece {
                 segment: shared(self.segment_before.take(), segment),
+                writer: None,
                 offset,
                 bytes: end - frame_len..end,
                 starts_segment,
@@ -83,16 +95,40 @@ impl Batch {
         }
     }
 
+    /// Gives the last piece, which starts a segment, what writes it.
+    pub(super) fn begin_with(&mut self, writer: SegmentWriter) {
+        self.pieces.last_mut().expect("a segment begins with a frame").writer = Some(writer);
+    }
+
     /// The last position of the batch.
     pub(super) fn last_position(&self) -> u64 {
         self.pieces.last().map_or(0, |piece| piece.last_position)
     }
 
+    /// Writes a piece.
+    pub(super) fn write(&mut self, index: usize) -> Result<()> {
+        let piece = &mut self.pieces[index];
+        let writer = piece.writer.as_mut().expect("a batch that is led has what writes it");
+        piece.segment.write(writer, &self.bytes[piece.bytes.clone()], piece.offset)
+    }
+
     /// Lets readers see the bytes of the batch up to `end` in piece number `last`.
-    pub(super) fn publish(&self, last: usize, end: u64) {
-        for (index, piece) in self.pieces.iter().enumerate().take(last + 1) {
-            piece.segment.publish(if index == last { end } else { piece.end() });
+    pub(super) fn publish(&mut self, last: usize, end: u64) {
+        for (index, piece) in self.pieces.iter_mut().enumerate().take(last + 1) {
+            let end = if index == last { end } else { piece.end() };
+            piece.writer().publish(end);
         }
+    }
+
+    /// Lets readers see all of the batch.
+    pub(super) fn publish_all(&mut self) {
+        self.publish(self.pieces.len() - 1, self.pieces.last().map_or(0, Piece::end));
+    }
+
+    /// The written pieces that were not noted yet, which are now.
+    pub(super) fn note(&mut self, written: usize) -> &[Piece] {
+        let noted = std::mem::replace(&mut self.noted, written);
+        &self.pieces[noted..written]
     }
 
     /// Empties the batch, keeping its memory, and numbers it anew.
@@ -102,6 +138,7 @@ impl Batch {
         self.bytes.clear();
         self.bytes.shrink_to(KEPT_BYTES);
         self.segment_before = self.pieces.drain(..).next_back().map(|piece| piece.segment);
+        self.noted = 0;
         self.wants_sync = false;
         self.unsynced = None;
     }

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::open::sealed_segments;
 use super::recovery::{Checkpoint, Inspection, Look, Walk, inspect, look_at, read_synced_head};
 use super::scan::{Joint, Scanner};
-use super::segment::{Segment, path_of};
+use super::segment::{Segment, SegmentWriter, path_of};
 use super::{Log, LogOptions};
 use crate::error::{Error, Result};
 use crate::format::frame::FrameFault;
@@ -29,6 +29,8 @@ pub(crate) struct Follower {
 #[derive(Debug)]
 struct Place {
     segment: Arc<Segment>,
+    /// Publishes what was found to be synced; it never writes.
+    writer: SegmentWriter,
     file: Arc<dyn File>,
     /// The point behind the last commit that is served.
     served: Joint,
@@ -48,14 +50,13 @@ impl Follower {
         let file = disk.open(&path, Access::Read).map_err(|error| Error::io("open", disk.locate(&path), error))?;
         let mut segments = sealed_segments(disk, options, &inspection);
         let (growing, served) = (Arc::clone(&file), tail.confirmed);
-        let segment =
+        let (segment, writer) =
             Segment::growing(Arc::clone(disk), options.read_mode, &last.header, last.origin(), growing, served.offset)?;
-        let segment = Arc::new(segment);
         segments.push(Arc::clone(&segment));
         let head = served.next_position - 1;
         let log = Arc::new(Log::new(Arc::clone(disk), inspection.store(), options, segments, head));
         let unconfirmed = inspection.head() - head;
-        Ok(Some((Follower { log, place: Mutex::new(Place { segment, file, served }) }, unconfirmed)))
+        Ok(Some((Follower { log, place: Mutex::new(Place { segment, writer, file, served }) }, unconfirmed)))
     }
 
     pub(crate) fn log(&self) -> &Arc<Log> {
@@ -105,7 +106,7 @@ impl Follower {
         // A segment is synced to its end before the next one begins.
         let served = if next.is_some() { walk.end } else { walk.confirmed };
         if served.offset > place.served.offset {
-            segment.publish(served.offset);
+            place.writer.publish(served.offset);
             place.served = served;
         }
         if let Some(next) = &next {
@@ -144,8 +145,9 @@ impl Follower {
             _ => return Ok(None),
         };
         let (mode, growing, served) = (self.log.options().read_mode, Arc::clone(&file), found.joint);
-        let segment = Segment::growing(Arc::clone(disk), mode, &found.header, found.origin(), growing, served.offset)?;
-        Ok(Some(Place { segment: Arc::new(segment), file, served }))
+        let (segment, writer) =
+            Segment::growing(Arc::clone(disk), mode, &found.header, found.origin(), growing, served.offset)?;
+        Ok(Some(Place { segment, writer, file, served }))
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::appender::{Appender, LogEnd};
 use super::recovery::{Checkpoint, Inspection, inspect};
 use super::scan::Joint;
-use super::segment::{FIRST_FRAME, Origin, Segment, Spare, path_of};
+use super::segment::{FIRST_FRAME, Origin, Segment, SegmentWriter, Spare, path_of};
 use super::syncer::{Syncer, WrittenEnd};
 use super::{LOG_DIR, Log, LogOptions, SYNCED_HEAD_PATH};
 use crate::clock::Signal;
@@ -84,8 +84,9 @@ impl Opening<'_> {
         let mut segments = sealed_segments(self.disk, self.options, inspection);
         let end = if tail.torn_bytes == 0 {
             let file = self.open_file(&path_of(last.header.number), Access::ReadWrite)?;
-            segments.push(self.growing(&last.header, last.origin(), file, tail.end.offset)?);
-            LogEnd { tip: tail.end, last_frame: tail.last_frame, marked: tail.marked }
+            let (segment, writer) = self.growing(&last.header, last.origin(), file, tail.end.offset)?;
+            segments.push(segment);
+            LogEnd { tip: tail.end, last_frame: tail.last_frame, marked: tail.marked, writer }
         } else {
             segments.push(sealed(self.disk, self.options, inspection, inspection.segments.len() - 1));
             let (segment, end) = self.continue_behind_cut(inspection)?;
@@ -185,8 +186,8 @@ impl Opening<'_> {
         let spare = Spare::create(&**self.disk, store, number, salt, self.options.segment_bytes(number, 0), &frame)?;
         let tip = Joint { offset: FIRST_FRAME + frame.len() as u64, previous: checksum, ..*before };
         let origin = Origin { first_position: before.next_position, base: before.base };
-        let segment = self.growing(&spare.header, origin, spare.file, tip.offset)?;
-        Ok((segment, LogEnd { tip, last_frame: FIRST_FRAME, marked: true }))
+        let (segment, writer) = self.growing(&spare.header, origin, spare.file, tip.offset)?;
+        Ok((segment, LogEnd { tip, last_frame: FIRST_FRAME, marked: true, writer }))
     }
 
     fn growing(
@@ -195,9 +196,8 @@ impl Opening<'_> {
         origin: Origin,
         file: Arc<dyn File>,
         published: u64,
-    ) -> Result<Arc<Segment>> {
-        let disk = Arc::clone(self.disk);
-        Segment::growing(disk, self.options.read_mode, header, origin, file, published).map(Arc::new)
+    ) -> Result<(Arc<Segment>, SegmentWriter)> {
+        Segment::growing(Arc::clone(self.disk), self.options.read_mode, header, origin, file, published)
     }
 
     fn open_file(&self, path: &str, access: Access) -> Result<Arc<dyn File>> {
@@ -216,11 +216,11 @@ impl Opening<'_> {
         };
         let store = self.store_of(last)?;
         let log = Arc::new(Log::new(Arc::clone(self.disk), store, self.options, segments, head));
-        let syncer = Syncer::new(written, self.open_synced_head()?);
+        let syncer = Syncer::new(&written, self.open_synced_head()?);
         let failed = |error| Error::io("write to", self.disk.locate(SYNCED_HEAD_PATH), error);
-        syncer.tell_opened(&log).map_err(failed)?;
+        syncer.tell_opened(&log, &written).map_err(failed)?;
         let appender =
-            Appender::new(Arc::clone(&log), Arc::clone(self.randomness), Arc::clone(self.signal), end, syncer)?;
+            Appender::new(Arc::clone(&log), Arc::clone(self.randomness), Arc::clone(self.signal), end, written, syncer);
         Ok(Opened { log, appender, recovered })
     }
 

@@ -6,8 +6,6 @@
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::Mutex;
-
 use super::LOG_DIR;
 use crate::error::{Error, Result};
 use crate::format::checksum::Place;
@@ -58,9 +56,10 @@ pub(crate) struct Origin {
     pub(crate) base: u64,
 }
 
-/// What writes a segment.
+/// The right to write to a segment. There is one for each that grows, and it passes from hand to hand with the batch
+/// that is written, so that writing takes no lock.
 #[derive(Debug)]
-struct Writer {
+pub(crate) struct SegmentWriter {
     file: FileWriter,
     /// Zeros were written up to here, behind the frames.
     blank_end: u64,
@@ -81,8 +80,6 @@ pub(crate) struct Segment {
     pub(crate) base: u64,
     pub(crate) path: String,
     file: OnceLock<Arc<PublishedFile>>,
-    /// The way to write to it; only the active segment has one.
-    writer: Mutex<Option<Writer>>,
     /// Offset behind its last frame, once another segment follows.
     sealed_end: OnceLock<u64>,
 }
@@ -101,7 +98,7 @@ impl Segment {
         segment
     }
 
-    /// A segment that goes on growing behind its first `published` bytes.
+    /// A segment that goes on growing behind its first `published` bytes, and what writes to it.
     pub(crate) fn growing(
         disk: Arc<dyn Disk>,
         mode: ReadMode,
@@ -109,13 +106,12 @@ impl Segment {
         origin: Origin,
         file: Arc<dyn File>,
         published: u64,
-    ) -> Result<Self> {
+    ) -> Result<(Arc<Self>, SegmentWriter)> {
         let segment = Self::new(disk, mode, header, origin);
         let (file, writer) = PublishedFile::open_growing(file, mode, published)
             .map_err(|error| Error::io("map", segment.disk.locate(&segment.path), error))?;
         segment.file.get_or_init(|| file);
-        *segment.writer.lock() = Some(Writer { file: writer, blank_end: 0, blanked: Vec::new() });
-        Ok(segment)
+        Ok((Arc::new(segment), SegmentWriter { file: writer, blank_end: 0, blanked: Vec::new() }))
     }
 
     fn new(disk: Arc<dyn Disk>, mode: ReadMode, header: &SegmentHeader, origin: Origin) -> Self {
@@ -128,7 +124,6 @@ impl Segment {
             base: origin.base,
             path: path_of(header.number),
             file: OnceLock::new(),
-            writer: Mutex::new(None),
             sealed_end: OnceLock::new(),
         }
     }
@@ -180,35 +175,8 @@ impl Segment {
     }
 
     /// Writes behind what is published. Nothing is visible before it is published.
-    pub(crate) fn write(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        let mut writer = self.writer.lock();
-        let writer = writer.as_mut().expect("only the active segment is written to");
-        self.write_with(writer, bytes, offset)
-    }
-
-    /// Writes behind what is published, and publishes it.
-    pub(crate) fn write_and_publish(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        let mut writer = self.writer.lock();
-        let writer = writer.as_mut().expect("only the active segment is written to");
-        self.write_with(writer, bytes, offset)?;
-        writer.file.publish(offset + bytes.len() as u64);
-        Ok(())
-    }
-
-    fn write_with(&self, writer: &mut Writer, bytes: &[u8], offset: u64) -> Result<()> {
-        let end = offset + bytes.len() as u64;
-        let is_short = (bytes.len() as u64) < BLANK_BYTES;
-        let written = match is_short && end > writer.blank_end {
-            true => writer.write_and_blank(bytes, offset),
-            false => writer.file.write(bytes, offset),
-        };
-        written.map_err(|error| Error::io("write to", self.disk.locate(&self.path), error))
-    }
-
-    /// Lets readers see the bytes before `end`, which never change again.
-    pub(crate) fn publish(&self, end: u64) {
-        let mut writer = self.writer.lock();
-        writer.as_mut().expect("only the active segment is published").file.publish(end);
+    pub(crate) fn write(&self, writer: &mut SegmentWriter, bytes: &[u8], offset: u64) -> Result<()> {
+        writer.write(bytes, offset).map_err(|error| Error::io("write to", self.disk.locate(&self.path), error))
     }
 
     pub(crate) fn sync(&self) -> Result<()> {
@@ -328,7 +296,26 @@ impl Segment {
     }
 }
 
-impl Writer {
+impl SegmentWriter {
+    fn write(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let end = offset + bytes.len() as u64;
+        let is_short = (bytes.len() as u64) < BLANK_BYTES;
+        match is_short && end > self.blank_end {
+            true => self.write_and_blank(bytes, offset),
+            false => self.file.write(bytes, offset),
+        }
+    }
+
+    /// Lets readers see the bytes before `end`, which never change again.
+    pub(crate) fn publish(&mut self, end: u64) {
+        self.file.publish(end);
+    }
+
+    /// How far the segment can be filled.
+    pub(crate) fn capacity(&self) -> u64 {
+        self.file.capacity()
+    }
+
     /// Writes the bytes, and zeros behind them. What is there is blank: allocated space, or what recovery has looked at.
     #[cold]
     fn write_and_blank(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {

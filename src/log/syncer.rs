@@ -1,5 +1,7 @@
 //! What was written and not yet synced, and the one way to sync it.
 //!
+//! What was written is kept with the sequencer, under its lock, which the leader of a batch takes anyway.
+//!
 //! Syncs are serialised: on Linux an error of one is reported once, so that a second sync beside it could succeed with
 //! the data lost. After a failure no sync is ever tried again.
 
@@ -28,10 +30,25 @@ pub(super) struct WrittenEnd {
     pub(super) checksum: u32,
 }
 
+/// What was handed to the operating system.
 #[derive(Debug)]
-struct Written {
-    end: WrittenEnd,
+pub(super) struct Written {
+    pub(super) end: WrittenEnd,
     /// Segments with bytes that are not synced, in order.
+    dirty: Vec<Arc<Segment>>,
+}
+
+impl Written {
+    /// All of it is synced.
+    pub(super) fn new(end: WrittenEnd) -> Self {
+        Self { end, dirty: Vec::new() }
+    }
+}
+
+/// What one sync has to sync: these segments, up to this end.
+#[derive(Debug)]
+pub(super) struct Unsynced {
+    end: WrittenEnd,
     dirty: Vec<Arc<Segment>>,
 }
 
@@ -49,7 +66,6 @@ enum Outcome {
 pub(super) struct Syncer {
     /// Held during a sync.
     turn: Mutex<Outcome>,
-    written: Mutex<Written>,
     unsynced_bytes: AtomicU64,
     /// Log address up to which everything is synced.
     synced_address: AtomicU64,
@@ -57,34 +73,38 @@ pub(super) struct Syncer {
 }
 
 impl Syncer {
-    pub(super) fn new(end: WrittenEnd, synced_head: Arc<dyn File>) -> Self {
-        let synced_address = AtomicU64::new(end.address);
-        let written = Written { end, dirty: Vec::new() };
+    pub(super) fn new(end: &WrittenEnd, synced_head: Arc<dyn File>) -> Self {
         Self {
             turn: Mutex::new(Outcome::Good),
-            written: Mutex::new(written),
             unsynced_bytes: AtomicU64::new(0),
-            synced_address,
+            synced_address: AtomicU64::new(end.address),
             synced_head,
         }
     }
 
     /// Notes what was handed to the operating system. Called in the order of the log.
-    pub(super) fn note_written(&self, piece: &Piece) {
-        let mut written = self.written.lock();
-        written.end = WrittenEnd {
-            position: piece.last_position,
-            segment: piece.segment.number,
-            offset: piece.end(),
-            address: piece.segment.base + piece.end(),
-            checksum: piece.checksum,
-        };
-        if written.dirty.last().is_none_or(|last| last.number != piece.segment.number) {
-            written.dirty.push(Arc::clone(&piece.segment));
+    pub(super) fn note_written(&self, written: &mut Written, pieces: &[Piece]) {
+        for piece in pieces {
+            written.end = WrittenEnd {
+                position: piece.last_position,
+                segment: piece.segment.number,
+                offset: piece.end(),
+                address: piece.segment.base + piece.end(),
+                checksum: piece.checksum,
+            };
+            if written.dirty.last().is_none_or(|last| last.number != piece.segment.number) {
+                written.dirty.push(Arc::clone(&piece.segment));
+            }
+            // Whoever changes it has `written` to itself; readers only want to know about how many.
+            let unsynced_bytes = self.unsynced_bytes() + piece.bytes.len() as u64;
+            self.unsynced_bytes.store(unsynced_bytes, Ordering::Relaxed);
         }
-        // With the lock that every change is made with; readers only want to know about how many.
-        let unsynced_bytes = self.unsynced_bytes() + piece.bytes.len() as u64;
-        self.unsynced_bytes.store(unsynced_bytes, Ordering::Relaxed);
+    }
+
+    /// Takes what the next sync has to sync.
+    pub(super) fn take(&self, written: &mut Written) -> Unsynced {
+        self.unsynced_bytes.store(0, Ordering::Relaxed);
+        Unsynced { end: written.end.clone(), dirty: std::mem::take(&mut written.dirty) }
     }
 
     pub(super) fn synced_address(&self) -> u64 {
@@ -96,13 +116,14 @@ impl Syncer {
     }
 
     /// Whether everything that was written is synced.
-    pub(super) fn is_clean(&self) -> bool {
+    pub(super) fn is_clean(&self, written: &Written) -> bool {
         // Not whether anything is left for the next sync: one that has begun may fail.
-        self.written.lock().end.address == self.synced_address()
+        written.end.address == self.synced_address()
     }
 
-    /// Makes everything durable that was written before the call. An error is final: every later call gets it too.
-    pub(super) fn sync(&self, log: &Log) -> Result<()> {
+    /// Makes everything durable that `take` brings: what was written before the call. An error is final: every later
+    /// call gets it too.
+    pub(super) fn sync(&self, log: &Log, take: impl FnOnce() -> Unsynced) -> Result<()> {
         let mut outcome = self.turn.lock();
         match &*outcome {
             Outcome::Good => {}
@@ -114,11 +135,7 @@ impl Syncer {
             }
             Outcome::Failed(error) => return Err(error.clone()),
         }
-        let (end, dirty) = {
-            let mut written = self.written.lock();
-            self.unsynced_bytes.store(0, Ordering::Relaxed);
-            (written.end.clone(), std::mem::take(&mut written.dirty))
-        };
+        let Unsynced { end, dirty } = take();
         if dirty.is_empty() {
             return Ok(());
         }
@@ -141,17 +158,16 @@ impl Syncer {
     }
 
     /// Takes back, durably, that the log was closed: something may be behind that place from now on.
-    pub(super) fn tell_opened(&self, log: &Log) -> io::Result<()> {
-        self.write_told(log, &self.written.lock().end, false)?;
+    pub(super) fn tell_opened(&self, log: &Log, end: &WrittenEnd) -> io::Result<()> {
+        self.write_told(log, end, false)?;
         self.synced_head.sync()
     }
 
     /// Tells that the log is closed at its end, if all of it is synced.
-    pub(super) fn tell_closed(&self, log: &Log) {
+    pub(super) fn tell_closed(&self, log: &Log, end: &WrittenEnd) {
         let outcome = self.turn.lock();
-        let written = self.written.lock();
-        let is_synced = matches!(*outcome, Outcome::Good) && written.end.address == self.synced_address();
-        if is_synced && self.write_told(log, &written.end, true).is_ok() {
+        let is_synced = matches!(*outcome, Outcome::Good) && end.address == self.synced_address();
+        if is_synced && self.write_told(log, end, true).is_ok() {
             self.sync_told();
         }
     }
