@@ -38,3 +38,28 @@ pub(crate) fn is_zero(bytes: &[u8]) -> bool {
 pub(crate) const fn align8(length: usize) -> usize {
     (length + 7) & !7
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_byte_that_is_not_zero_hides_behind_others() {
+        for length in [1, 63, 64, 65, 200] {
+            let mut bytes = vec![0; length];
+            assert!(is_zero(&bytes));
+            for at in 0..length {
+                bytes[at] = 1;
+                assert!(!is_zero(&bytes), "byte {at} of {length}");
+                bytes[at] = 0;
+            }
+            // Bytes that are alike do not cancel each other.
+            assert!(!is_zero(&vec![7; length]), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn frames_end_at_multiples_of_8() {
+        assert_eq!([0, 1, 7, 8, 9, 16].map(align8), [0, 8, 8, 8, 16, 16]);
+    }
+}

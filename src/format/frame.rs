@@ -435,4 +435,87 @@ mod tests {
             assert!(matches!(Frame::decode(&bytes, place()), Err(FrameFault::Unknown(_))), "offset {offset}");
         }
     }
+
+    /// The header of a frame of this kind, if it has these numbers.
+    fn header_of(kind: u8, body_len: usize, first_position: u64, count: usize) -> Result<FrameHeader, FrameFault> {
+        let mut bytes = commit(&[b"one"]);
+        put(&mut bytes, 4, &(body_len as u32).to_le_bytes());
+        put(&mut bytes, 16, &first_position.to_le_bytes());
+        put(&mut bytes, 40, &(count as u32).to_le_bytes());
+        bytes[44] = kind;
+        let checksum = place().checksum(&bytes[4..HEADER_BYTES]);
+        put(&mut bytes, 0, &checksum.to_le_bytes());
+        FrameHeader::decode(bytes.first_chunk().unwrap(), place())
+    }
+
+    #[test]
+    fn each_limit_of_a_header_holds_exactly() {
+        const EVENTS: usize = EVENTS_PER_COMMIT_MAX;
+        const BODY: usize = FRAME_BYTES_MAX - HEADER_BYTES;
+        for (kind, body_len, first_position, count) in [
+            (1, START_BODY_BYTES, 1, 0),
+            (2, ENTRY_BYTES, 1, 1),
+            (2, EVENTS * ENTRY_BYTES, 1, EVENTS),
+            (2, BODY, 1, 1),
+            (2, 100, u64::MAX - 1, 1),
+            (3, 0, 1, 0),
+            (3, 0, u64::MAX, 0),
+        ] {
+            let header = header_of(kind, body_len, first_position, count);
+            assert!(header.is_ok(), "{kind} {body_len} {first_position} {count}: {header:?}");
+        }
+        for (kind, body_len, first_position, count) in [
+            (1, START_BODY_BYTES - 8, 1, 0),
+            (1, START_BODY_BYTES, 1, 1),
+            (2, ENTRY_BYTES - 1, 1, 1),
+            (2, 100, 1, 0),
+            (2, (EVENTS + 1) * ENTRY_BYTES, 1, EVENTS + 1),
+            (2, BODY + 1, 1, 1),
+            (2, 100, u64::MAX, 1),
+            (3, 8, 1, 0),
+            (3, 0, 1, 1),
+            (3, 0, 0, 0),
+        ] {
+            let header = header_of(kind, body_len, first_position, count);
+            assert!(matches!(header, Err(FrameFault::Unknown(_))), "{kind} {body_len} {first_position} {count}");
+        }
+    }
+
+    #[test]
+    fn a_directory_leads_to_every_record_that_lies_in_order() {
+        let directory =
+            |ends: &[u32]| -> Vec<u8> { ends.iter().flat_map(|end| [end.to_le_bytes(), [9; 4]].concat()).collect() };
+        let sum = u32::from_le_bytes([9; 4]);
+        assert_eq!(record_range(&directory(&[8]), 1, 0), Ok((8..8, sum)), "an empty record behind the directory");
+        assert_eq!(record_range(&directory(&[16, 20]), 2, 0), Ok((16..16, sum)));
+        assert_eq!(record_range(&directory(&[16, 20]), 2, 1), Ok((16..20, sum)));
+        assert!(record_range(&directory(&[16, 20]), 2, 2).is_err(), "no such record");
+        assert!(record_range(&directory(&[16, 20])[..15], 2, 0).is_err(), "the directory is cut");
+        assert!(record_range(&directory(&[15, 20]), 2, 0).is_err(), "a record in the directory");
+        assert!(record_range(&directory(&[15, 20]), 2, 1).is_err(), "a record that begins in the directory");
+        assert!(record_range(&directory(&[21, 20]), 2, 1).is_err(), "a record that ends before it begins");
+    }
+
+    #[test]
+    fn records_that_do_not_fill_their_frame_are_damage() {
+        let mut bytes = commit(&[b"12345678", b"one"]);
+        let body_len = u32_at(&bytes, 4);
+        put(&mut bytes, 4, &(body_len - 8).to_le_bytes());
+        let checksum = place().checksum(&bytes[4..HEADER_BYTES]);
+        put(&mut bytes, 0, &checksum.to_le_bytes());
+        // What was the end of the last record is padding now, and has to be blank for this to be the only fault.
+        let body_end = HEADER_BYTES + body_len as usize - 8;
+        bytes[body_end..].fill(0);
+        assert_eq!(
+            Frame::decode(&bytes, place()).unwrap_err(),
+            FrameFault::Damaged("the records of a frame do not fill it")
+        );
+    }
+
+    #[test]
+    fn each_fault_says_what_is_wrong() {
+        let reasons = [FrameFault::Short, FrameFault::Blank, FrameFault::Damaged("d"), FrameFault::Unknown("u")];
+        let reasons = reasons.map(|fault| fault.reason());
+        assert_eq!(reasons, ["the file ends inside a frame", "zeros where a frame is expected", "d", "u"]);
+    }
 }

@@ -188,4 +188,20 @@ mod tests {
         assert_eq!(zone, Zone { least: -3, greatest: 5 });
         assert_eq!(Zone::decode(&zone.encode()), zone);
     }
+
+    #[test]
+    fn a_newer_minor_version_may_use_reserved_bytes() {
+        let mut bytes = header().encode();
+        (bytes[10], bytes[HEAD_BYTES]) = (1, 1);
+        assert_eq!(PositionsHeader::decode(&bytes), Ok(header()));
+        assert!(PositionsHeader::decode(&bytes[..CONTENT_BYTES - 1]).is_err(), "a page that is cut");
+    }
+
+    #[test]
+    fn a_header_may_cover_the_greatest_position_and_none_behind_it() {
+        let most = PositionsHeader { first: u64::MAX - 1, count: 1, ..header() };
+        assert_eq!(PositionsHeader::decode(&most.encode()), Ok(most));
+        let more = PositionsHeader { first: u64::MAX, ..most };
+        assert!(PositionsHeader::decode(&more.encode()).is_err());
+    }
 }

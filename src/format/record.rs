@@ -301,4 +301,41 @@ mod tests {
             assert!(Record::decode(&bytes).is_err(), "{what}");
         }
     }
+
+    /// A record with names of these lengths, and a tag of one length besides shorter ones.
+    fn of_lengths(stream: usize, event_type: usize, tag_count: usize, tag: usize) -> Result<usize, &'static str> {
+        let mut tags: Vec<String> = (0..tag_count).map(|number| format!("{number:03}")).collect();
+        tags[0] = "0".repeat(tag);
+        tags.sort_unstable();
+        let (stream, event_type) = ("s".repeat(stream), "t".repeat(event_type));
+        let fields = RecordFields {
+            id: [1; 16],
+            time: 0,
+            version: 1,
+            schema_version: 1,
+            codec: Codec::Raw,
+            stream: &stream,
+            event_type: &event_type,
+            tags: &tags,
+            metadata: None,
+            payload: b"",
+        };
+        let mut bytes = Vec::new();
+        fields.encode(&mut bytes);
+        Record::decode(&bytes).map(|record| record.tags().len())
+    }
+
+    #[test]
+    fn each_limit_of_a_record_holds_exactly() {
+        let (stream, event_type) = (STREAM_NAME_BYTES_MAX, TYPE_NAME_BYTES_MAX);
+        let (tags, tag) = (TAGS_PER_EVENT_MAX, TAG_BYTES_MAX);
+        assert_eq!(of_lengths(1, 1, 1, 1), Ok(1));
+        assert_eq!(of_lengths(stream, event_type, tags, tag), Ok(tags));
+        assert!(of_lengths(stream + 1, 1, 1, 1).is_err());
+        assert!(of_lengths(1, event_type + 1, 1, 1).is_err());
+        assert!(of_lengths(1, 1, tags + 1, 1).is_err());
+        assert!(of_lengths(1, 1, 1, tag + 1).is_err());
+        assert!(of_lengths(0, 1, 1, 1).is_err());
+        assert!(of_lengths(1, 0, 1, 1).is_err());
+    }
 }

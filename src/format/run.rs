@@ -232,4 +232,33 @@ mod tests {
         assert_eq!([directory_bits_for(0), directory_bits_for(4), directory_bits_for(5)], [0, 0, 1]);
         assert_eq!(directory_bits_for(ENTRIES_MAX), DIRECTORY_BITS_MAX);
     }
+
+    #[test]
+    fn each_limit_of_a_header_holds_exactly() {
+        for whole in [
+            RunHeader { first: 1, last: 1, ..header() },
+            RunHeader { first: 1, last: POSITIONS_MAX, ..header() },
+            RunHeader { first: u64::MAX - 1, last: u64::MAX - 1, ..header() },
+            RunHeader { entries: ENTRIES_MAX, postings: ENTRIES_MAX, ..header() },
+            RunHeader { directory_bits: DIRECTORY_BITS_MAX, ..header() },
+            RunHeader { entries: 0, postings: 0, directory_bits: 0, filter_blocks: 0, ..header() },
+        ] {
+            assert_eq!(RunHeader::decode(&whole.encode()), Ok(whole));
+        }
+        for broken in [
+            RunHeader { first: 1, last: POSITIONS_MAX + 1, ..header() },
+            RunHeader { entries: ENTRIES_MAX + 1, postings: ENTRIES_MAX + 1, ..header() },
+            RunHeader { directory_bits: DIRECTORY_BITS_MAX + 1, ..header() },
+        ] {
+            assert!(RunHeader::decode(&broken.encode()).is_err(), "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn a_newer_minor_version_may_use_reserved_bytes() {
+        let mut bytes = header().encode();
+        (bytes[10], bytes[HEAD_BYTES]) = (1, 1);
+        assert_eq!(RunHeader::decode(&bytes), Ok(header()));
+        assert!(RunHeader::decode(&bytes[..CONTENT_BYTES - 1]).is_err(), "a page that is cut");
+    }
 }

@@ -209,4 +209,13 @@ mod tests {
         assert_eq!(StartBody::decode(&bytes), None);
         assert_eq!(StartBody::decode(&bytes[..40]), None);
     }
+
+    #[test]
+    fn a_segment_with_number_0_or_another_magic_is_damaged() {
+        for (offset, value) in [(0, 0), (40, 0)] {
+            let mut bytes = header().encode();
+            bytes[offset] = value;
+            assert!(matches!(SegmentHeader::decode(&sealed(bytes)), Err(HeaderFault::Damaged(_))), "offset {offset}");
+        }
+    }
 }

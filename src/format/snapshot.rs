@@ -158,4 +158,21 @@ mod tests {
             assert!(matches!(SnapshotHeader::decode(&encoded[..length]), Err(SnapshotFault::Damaged(_))), "{length}");
         }
     }
+
+    #[test]
+    fn each_limit_of_a_header_holds_exactly() {
+        let stream = "s".repeat(STREAM_NAME_BYTES_MAX + 1);
+        let longest = SnapshotHeader { stream: &stream[1..], state_bytes: 0, ..header() };
+        let encoded = longest.encode(b"");
+        assert_eq!(SnapshotHeader::decode(&encoded), Ok((longest, &b""[..])), "a name that ends the value");
+        let too_long = SnapshotHeader { stream: &stream, ..longest }.encode(b"");
+        assert!(matches!(SnapshotHeader::decode(&too_long), Err(SnapshotFault::Damaged(_))));
+        for broken in [SnapshotHeader { version: 0, ..longest }, SnapshotHeader { position: 0, ..longest }] {
+            let encoded = broken.encode(b"");
+            assert!(matches!(SnapshotHeader::decode(&encoded), Err(SnapshotFault::Damaged(_))), "{broken:?}");
+        }
+        let packed = SnapshotHeader { packing: Packing::Zstd, ..header() };
+        let encoded = packed.encode(b"any length");
+        assert_eq!(SnapshotHeader::decode(&encoded), Ok((packed, &b"any length"[..])));
+    }
 }

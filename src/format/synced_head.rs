@@ -74,4 +74,24 @@ mod tests {
             assert_eq!(SyncedHead::decode(&flipped), None, "bit {bit}");
         }
     }
+
+    #[test]
+    fn what_is_reserved_or_of_another_kind_says_nothing() {
+        let head = SyncedHead {
+            store: StoreId::from_bytes([9; 16]),
+            position: 0,
+            segment: 1,
+            end: 64,
+            checksum: 7,
+            closed: false,
+        };
+        assert_eq!(SyncedHead::decode(&head.encode()), Some(head));
+        for (offset, value) in [(0, 0), (52, 2), (53, 1), (59, 1)] {
+            let mut bytes = head.encode();
+            bytes[offset] = value;
+            let checksum = crc(0, &bytes[..60]);
+            put(&mut bytes, 60, &checksum.to_le_bytes());
+            assert_eq!(SyncedHead::decode(&bytes), None, "offset {offset}");
+        }
+    }
 }
