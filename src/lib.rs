@@ -48,6 +48,7 @@ mod randomness;
 mod storage;
 mod store;
 mod subscription;
+mod sync;
 mod table;
 mod tenants;
 #[cfg(feature = "testing")]

@@ -5,12 +5,12 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
-use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{Error, Result};
+use crate::sync::Mutex;
+use crate::sync::thread::{self, JoinHandle};
 use crate::{AppendError, Appended, Commit, Store};
 
 /// What may wait for the committer. Whoever comes then waits for that.
@@ -88,7 +88,7 @@ impl Committer {
             return Ok(running.jobs.clone());
         }
         let (jobs, waiting) = mpsc::channel(JOBS_WAITING_MAX);
-        let thread = std::thread::Builder::new().name("annals-committer".into()).spawn(move || work(waiting));
+        let thread = thread::Builder::new().name("annals-committer".into()).spawn(move || work(waiting));
         let thread = thread.map_err(|source| Error::Io {
             operation: "start a thread that commits for",
             path: "the store".into(),
@@ -113,7 +113,7 @@ impl Drop for Committer {
         let Some(Running { jobs, thread }) = self.running.get_mut().take() else { return };
         drop(jobs);
         // The last one that held the store may have been a job.
-        if thread.thread().id() != std::thread::current().id() {
+        if !thread::is_current(&thread) {
             // Its panics were handed to those who waited.
             let _ = thread.join();
         }
@@ -122,7 +122,7 @@ impl Drop for Committer {
 
 fn work(mut waiting: mpsc::Receiver<Job>) {
     let mut taken = Vec::new();
-    while waiting.blocking_recv_many(&mut taken, JOBS_TAKEN_MAX) > 0 {
+    while take(&mut waiting, &mut taken) > 0 {
         let mut sends = Vec::new();
         for job in taken.drain(..) {
             match job {
@@ -135,6 +135,15 @@ fn work(mut waiting: mpsc::Receiver<Job>) {
         }
         commit(&mut sends);
     }
+}
+
+/// Waits until there are jobs, and takes them; none once nobody can hand over any more.
+fn take(waiting: &mut mpsc::Receiver<Job>, taken: &mut Vec<Job>) -> usize {
+    #[cfg(test)]
+    if crate::sync::explored::explorer().is_some() {
+        return crate::sync::explored::block_on(waiting.recv_many(taken, JOBS_TAKEN_MAX));
+    }
+    waiting.blocking_recv_many(taken, JOBS_TAKEN_MAX)
 }
 
 /// Commits what was handed over, as few groups as there are kinds of handles.

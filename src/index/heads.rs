@@ -8,9 +8,9 @@
 //! before its view is published, and brings the heads of its window along: nobody finds a head that is out of date.
 
 use hashbrown::HashTable;
-use parking_lot::Mutex;
 
 use super::key::Key;
+use crate::sync::Mutex;
 
 /// How many heads are put under one hold of the lock.
 const CHUNK_HEADS: usize = 256;

@@ -9,7 +9,6 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use smallvec::SmallVec;
 
@@ -17,6 +16,7 @@ use super::fault::Result;
 use super::paged::Files;
 use super::run::{Found, Run, RunSize, RunWriter};
 use crate::format::run::{ENTRIES_MAX, POSITIONS_MAX, RunEntry};
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// Keys between two looks at whether to stop.
 const KEYS_PER_LOOK: u64 = 4096;

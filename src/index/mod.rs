@@ -33,15 +33,13 @@ mod tests;
 
 use std::borrow::Borrow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use arc_swap::ArcSwap;
-use parking_lot::Mutex;
 
 use crate::error::Error;
 use crate::format::frame::{Frame, FrameHeader};
 use crate::randomness::Randomness;
 use crate::storage::{Disk, ReadMode};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{ArcSwap, Mutex, SwapGuard};
 use crate::types::StoreId;
 
 use fault::Result;
@@ -224,7 +222,7 @@ impl Index {
 
     /// The same, for so short a time that it is not worth a count.
     #[inline]
-    pub(crate) fn view_briefly(&self) -> arc_swap::Guard<Arc<IndexView>> {
+    pub(crate) fn view_briefly(&self) -> SwapGuard<Arc<IndexView>> {
         self.view.load()
     }
 

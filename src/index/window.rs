@@ -7,11 +7,9 @@
 //! bounded chunks, so that an insertion never waits long for the lock.
 
 use std::borrow::Borrow;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Slot;
-use parking_lot::{RwLock, RwLockReadGuard};
 use smallvec::SmallVec;
 
 use super::fault::Result;
@@ -24,6 +22,8 @@ use super::view::StreamChunk;
 #[cfg(test)]
 use crate::format::positions::Checkpoint;
 use crate::format::positions::Zone;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{RwLock, RwLockReadGuard};
 
 /// Most matches that are copied under one hold of the lock.
 const CHUNK_MATCHES: usize = 1024;

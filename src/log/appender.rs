@@ -15,9 +15,6 @@
 //! the sequencer's lock, but for the making of a segment that should have been made before.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::batch::Batch;
 use super::scan::Joint;
@@ -33,6 +30,8 @@ use crate::format::record::RecordFields;
 use crate::format::segment::StartBody;
 use crate::limits::UNSYNCED_BYTES_MAX;
 use crate::randomness::Randomness;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::types::Durability;
 
 /// Staged bytes from which on callers wait for the leader instead of staging more.

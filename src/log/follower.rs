@@ -5,8 +5,6 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::open::sealed_segments;
 use super::recovery::{Checkpoint, Inspection, Look, Walk, inspect, look_at, read_synced_head};
 use super::scan::{Joint, Scanner};
@@ -15,6 +13,7 @@ use super::{Log, LogOptions};
 use crate::error::{Error, Result};
 use crate::format::frame::FrameFault;
 use crate::storage::{Access, Disk, File};
+use crate::sync::Mutex;
 
 /// How often an open beside a writer looks again before it believes that the log is damaged.
 const LOOKS_MAX: usize = 5;

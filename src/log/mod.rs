@@ -25,15 +25,15 @@ mod watchers;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use arc_swap::ArcSwap;
 use crossbeam::utils::CachePadded;
 
 use crate::clock::Signal;
 use crate::error::Result;
 use crate::format::frame::{Frame, FrameHeader, FrameKind};
 use crate::storage::{Disk, ReadMode};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{ArcSwap, SwapGuard};
 use crate::types::StoreId;
 
 pub(crate) use appender::{Appender, Staged, Ticket, Turn};
@@ -179,7 +179,7 @@ impl Log {
         self.segments.store(Arc::new(segments.with(segment)));
     }
 
-    pub(crate) fn segments(&self) -> arc_swap::Guard<Arc<SegmentList>> {
+    pub(crate) fn segments(&self) -> SwapGuard<Arc<SegmentList>> {
         self.segments.load()
     }
 

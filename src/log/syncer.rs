@@ -7,9 +7,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use parking_lot::Mutex;
 
 use super::Log;
 use super::batch::Piece;
@@ -17,6 +14,8 @@ use super::segment::Segment;
 use crate::error::{Error, Result};
 use crate::format::synced_head::SyncedHead;
 use crate::storage::File;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// The end of what was written.
 #[derive(Debug, Clone)]

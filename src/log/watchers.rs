@@ -8,11 +8,10 @@
 //! moves the visible one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
-
-use parking_lot::Mutex;
 
 use crate::clock::Signal;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 
 /// What a watcher wants to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,6 +14,8 @@ use std::ptr::NonNull;
 pub(super) struct Buffer {
     start: NonNull<u8>,
     capacity: usize,
+    #[cfg(test)]
+    touched: crate::sync::explored::Touched,
 }
 
 // SAFETY: the buffer owns its memory alone, and freeing it on another thread is allowed.
@@ -24,12 +26,21 @@ unsafe impl Sync for Buffer {}
 impl Buffer {
     pub(super) fn zeroed(capacity: usize) -> io::Result<Self> {
         if capacity == 0 {
-            return Ok(Self { start: NonNull::dangling(), capacity });
+            return Ok(Self::of(NonNull::dangling(), capacity));
         }
         // SAFETY: the layout is not empty.
         let start = unsafe { alloc_zeroed(Self::layout(capacity)?) };
         let start = NonNull::new(start).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { start, capacity })
+        Ok(Self::of(start, capacity))
+    }
+
+    fn of(start: NonNull<u8>, capacity: usize) -> Self {
+        Self {
+            start,
+            capacity,
+            #[cfg(test)]
+            touched: crate::sync::explored::Touched::default(),
+        }
     }
 
     pub(super) fn capacity(&self) -> usize {
@@ -40,11 +51,19 @@ impl Buffer {
         self.start
     }
 
+    /// Says that bytes were lent out by an address: an explorer checks that they were written before.
+    #[cfg(test)]
+    pub(super) fn note_lent(&self, offset: usize, len: usize) {
+        self.touched.read(offset, len);
+    }
+
     /// # Safety
     ///
     /// No other thread reads or writes these bytes meanwhile, and no reference to any of them is used again.
     pub(super) unsafe fn write(&self, offset: usize, bytes: &[u8]) {
         let to = self.place(offset, bytes.len());
+        #[cfg(test)]
+        self.touched.write(offset, bytes);
         // SAFETY: `place` has checked the range. The source is a reference to initialised bytes, so that the caller's
         // promise that nobody else looks at the range rules out an overlap.
         unsafe { to.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };

@@ -355,6 +355,12 @@ impl View {
         (self.buffer.start(), self.buffer.capacity())
     }
 
+    /// Says that bytes of the map are looked at now.
+    #[cfg(test)]
+    pub(super) fn note_lent(&self, offset: usize, len: usize) {
+        self.buffer.note_lent(offset, len);
+    }
+
     /// Says that the bytes before `end` were lent out.
     pub(super) fn freeze(&self, end: u64) {
         // The lock keeps a write that has already checked this from going on meanwhile.

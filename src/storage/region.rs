@@ -71,6 +71,10 @@ impl Region {
     #[inline]
     pub(super) unsafe fn slice(&self, offset: usize, len: usize) -> &[u8] {
         debug_assert!(offset <= self.len && len <= self.len - offset);
+        #[cfg(test)]
+        if let Owner::View(view) = &self.owner {
+            view.note_lent(offset, len);
+        }
         // SAFETY: the caller keeps the offset inside the region, which the owner keeps mapped.
         let from = unsafe { self.start.add(offset) };
         // SAFETY: the owner keeps the memory mapped and readable as long as `self` lives, a mapped byte is always

@@ -4,9 +4,8 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::Store;
+use crate::sync::Mutex;
 
 /// One value of each type that was asked for.
 #[derive(Default)]

@@ -3,10 +3,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::Store;
 use crate::error::{Error, Result};
+use crate::sync::Mutex;
 
 /// The names that are held, of one open store.
 #[derive(Debug, Default)]

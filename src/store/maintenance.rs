@@ -5,13 +5,14 @@
 //! done by the appends themselves.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::Inner;
 use crate::clock::Signal;
 use crate::error::{Error, Result};
 use crate::log::Appender;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::thread::{Builder, JoinHandle};
 
 /// What the background thread remembers from one round to the next.
 #[derive(Debug, Default)]
@@ -30,7 +31,7 @@ pub(super) struct Round {
 pub(super) struct Worker {
     signal: Arc<Signal>,
     stop: Arc<AtomicBool>,
-    thread: Option<std::thread::JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Worker {
@@ -38,7 +39,7 @@ impl Worker {
     pub(super) fn start(inner: &Arc<Inner>, signal: &Arc<Signal>) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let work = Work { inner: Arc::clone(inner), signal: Arc::clone(signal), stop: Arc::clone(&stop) };
-        let thread = std::thread::Builder::new()
+        let thread = Builder::new()
             .name("annals".into())
             .spawn(move || work.run())
             .map_err(|error| Error::io("start a thread for", inner.disk.locate(""), error))?;

@@ -26,6 +26,8 @@ mod open;
 mod options;
 mod query;
 mod read;
+#[cfg(test)]
+mod schedules;
 mod snapshot;
 mod state;
 mod stats;
@@ -40,8 +42,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use crate::clock::Clock;
 use crate::error::{Error, ExpectedVersion, Result};
 use crate::index::{EventKeys, FrameAt as IndexedFrame, Index, IndexView, KeyKind, KeySeed};
@@ -49,6 +49,7 @@ use crate::log::{Appender, Follower, Log, Staged};
 use crate::observe::{self, AppendOutcome};
 use crate::randomness::Randomness;
 use crate::storage::{Disk, Lock};
+use crate::sync::Mutex;
 use crate::types::{Durability, Position, StoreId, StreamVersion};
 
 pub use admission::Admission;

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::attachments::Attachments;
 use super::indexing::open_index;
 use super::maintenance::Worker;
@@ -17,6 +15,7 @@ use crate::limits::COMMIT_BYTES_MAX;
 use crate::log::{Follower, Log, OVERHEAD_BYTES, Opening, Recovered};
 use crate::observe;
 use crate::storage::Disk;
+use crate::sync::Mutex;
 use crate::types::Position;
 
 /// The file that the writer locks.

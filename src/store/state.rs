@@ -11,10 +11,9 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use parking_lot::{RwLock, RwLockReadGuard};
 
 use super::commit::Commit;
 use super::compaction::{Compaction, Step};
@@ -30,6 +29,8 @@ use crate::limits::{CONDITIONS_PER_COMMIT_MAX, STATE_KEY_BYTES_MAX};
 use crate::log::Growth;
 use crate::randomness::event_id;
 use crate::storage::{Access, Disk, SubDisk};
+use crate::sync::Mutex;
+use crate::sync::atomic::AtomicBool;
 use crate::types::{Durability, EventId, Position, category_of};
 
 /// The directory of the state store in that of the store.

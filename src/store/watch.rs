@@ -4,7 +4,6 @@
 //! waiting looks again every [`FOLLOW_INTERVAL_MS`](crate::limits::FOLLOW_INTERVAL_MS).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::{Inner, Side, Store};
@@ -13,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::limits::FOLLOW_INTERVAL_MS;
 use crate::log::Watched;
 use crate::randomness::Randomness;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::types::{Durability, Position};
 
 /// Tells when the visible or the synced head of a store has moved, or the latter alone, or the store was closed or takes no more appends.
@@ -38,6 +38,8 @@ pub struct Watch {
     signal: Arc<Signal>,
     /// The head that a store open for reading had when it was last looked at.
     seen: AtomicU64,
+    /// The store has come to its end, and the heads could be looked at since.
+    has_told_end: AtomicBool,
 }
 
 impl Store {
@@ -74,7 +76,7 @@ impl Store {
             Side::Reading { .. } => inner.log.watch(watched, &signal),
         }
         let seen = AtomicU64::new(inner.log.visible());
-        Watch { inner, signal, seen }
+        Watch { inner, signal, seen, has_told_end: AtomicBool::new(false) }
     }
 }
 
@@ -110,19 +112,29 @@ impl Watch {
     /// happened before was told: nothing will come any more. [`Error::Corrupt`] or [`Error::Io`] if a reader cannot follow
     /// its writer.
     pub fn wait(&self, deadline: Option<Duration>) -> Result<bool> {
-        if self.signal.take() {
-            return Ok(true);
-        }
-        if self.inner.log.watchers().is_closed() {
-            return Err(Error::Closed);
-        }
+        // In this order: what was told before the end is then seen here.
+        let end = self.end();
+        let is_raised = self.signal.take();
+        let Some(end) = end else { return if is_raised { Ok(true) } else { self.sleep(deadline) } };
+        // The last event may have come after the last look and told nobody yet: one more look is owed.
+        let was_told = self.has_told_end.swap(true, Ordering::Relaxed);
+        if is_raised || !was_told { Ok(true) } else { Err(end) }
+    }
+
+    fn sleep(&self, deadline: Option<Duration>) -> Result<bool> {
         match &self.inner.side {
-            Side::Writing(appender) => match appender.failure() {
-                Some(cause) => Err(Error::Poisoned { cause: Box::new(cause) }),
-                None => Ok(self.inner.clock.wait(&self.signal, deadline)),
-            },
+            Side::Writing(_) => Ok(self.inner.clock.wait(&self.signal, deadline)),
             Side::Reading { .. } => self.poll(deadline),
         }
+    }
+
+    /// Why nothing will come any more, if so.
+    fn end(&self) -> Option<Error> {
+        if self.inner.log.watchers().is_closed() {
+            return Some(Error::Closed);
+        }
+        let failure = self.inner.appender().ok()?.failure();
+        failure.map(|cause| Error::Poisoned { cause: Box::new(cause) })
     }
 
     fn poll(&self, deadline: Option<Duration>) -> Result<bool> {

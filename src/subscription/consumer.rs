@@ -2,7 +2,6 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::follow::{Follow, Lag};
@@ -11,6 +10,7 @@ use super::progress::Taken;
 use super::subscribe::Groups;
 use crate::clock::Signal;
 use crate::error::{Error, Result};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::types::Position;
 use crate::{RecordedEvent, Store, Watch};
 

@@ -11,14 +11,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use super::checkpoint::Checkpoints;
 use super::follow::{Follow, Horizon, Lag};
 use super::progress::{Progress, Taken, Tracking};
 use crate::clock::Signal;
 use crate::error::{Error, Result};
 use crate::limits::UNSAVED_POSITIONS_MAX;
+use crate::sync::Mutex;
 use crate::types::Position;
 use crate::{HeldName, Query, Store};
 

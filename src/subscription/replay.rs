@@ -6,7 +6,6 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +13,7 @@ use super::consumer::Stopper;
 use super::parallel::ParallelReplay;
 use crate::clock::Signal;
 use crate::error::{Error, Invalid, Result, Violation};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::types::{Position, Timestamp};
 use crate::{Event, HistoryPoint, Query, Read, Store};
 

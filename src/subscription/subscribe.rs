@@ -4,14 +4,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use super::checkpoint::{Checkpoints, Saved};
 use super::consumer::{Batching, Subscription};
 use super::follow::{Follow, Horizon};
 use super::group::Group;
 use crate::error::{Invalid, Result, Violation};
 use crate::limits::UNACKNOWLEDGED_EVENTS_MAX;
+use crate::sync::Mutex;
 use crate::types::Position;
 use crate::{HistoryPoint, Query, Store};
 

@@ -8,6 +8,7 @@ mod appending;
 mod exhaustive;
 mod failures;
 mod following;
+mod interleavings;
 mod marks;
 mod power;
 mod recovery;
