@@ -23,6 +23,14 @@
 //!
 //! What fails says so with [`Error`]; where a decision can also be refused, with [`ExecuteError`].
 //!
+//! [docs/GUIDE.md]: https://docs.rs/crate/annals/latest/source/docs/GUIDE.md
+//! [examples/]: https://docs.rs/crate/annals/latest/source/examples/
+//! [assumed]: https://docs.rs/crate/annals/latest/source/docs/FORMAT.md#10-what-is-assumed-of-the-media
+//! [the benches]: https://docs.rs/crate/annals/latest/source/docs/BENCHMARKS.md
+//! [docs/FORMAT.md]: https://docs.rs/crate/annals/latest/source/docs/FORMAT.md
+//! [docs/ARCHITECTURE.md]: https://docs.rs/crate/annals/latest/source/docs/ARCHITECTURE.md
+//! [docs/adr]: https://docs.rs/crate/annals/latest/source/docs/adr
+//!
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
