@@ -21,6 +21,8 @@ pub fn field(name: impl Into<String>) -> FieldRef {
 /// A place in the JSON that a row is serialised to: names and list indexes (from 0) separated by dots, or a JSON pointer
 /// (RFC 6901) that begins with `/`, for names with dots in them.
 ///
+/// A path that could lead nowhere in any row, such as `lines[0].sku`, is refused by the query that it is used in.
+///
 /// A path needs no declaration and no index, and costs the serialisation of every row that is looked at. Where it leads
 /// nowhere, or to an object, there is null. Types are not known beforehand: a comparison with a value of another kind
 /// does not hold.
@@ -250,11 +252,13 @@ impl<'t> Resolver<'t> {
                 }
                 found.map(ResolvedPlace::Field)
             }
-            Place::Path(path) if path.is_empty() => {
-                self.refuse(what, "a path is empty".into());
-                None
-            }
-            Place::Path(path) => Some(ResolvedPlace::Path(pointer_of(path))),
+            Place::Path(path) => match path_problem(path) {
+                Some(problem) => {
+                    self.refuse(what, problem);
+                    None
+                }
+                None => Some(ResolvedPlace::Path(pointer_of(path))),
+            },
         }
     }
 
@@ -278,6 +282,33 @@ impl<'t> Resolver<'t> {
     pub(super) fn refuse(&mut self, what: &str, problem: String) {
         self.violations.push(Violation::new(None, what, problem));
     }
+}
+
+/// Why a path can lead nowhere in any row, if so: it is none, or it is written as in another language of paths.
+fn path_problem(path: &str) -> Option<String> {
+    if path.is_empty() {
+        return Some("a path is empty".into());
+    }
+    if path.starts_with('/') {
+        let is_escape = |rest: &str| rest.starts_with(['0', '1']);
+        let is_pointer = path.split('~').skip(1).all(is_escape);
+        return (!is_pointer).then(|| {
+            format!("the path {path:?} is no JSON pointer: '~' is written \"~0\" there, and '/' within a name \"~1\"")
+        });
+    }
+    let problem = if path.contains(['[', ']']) {
+        "has a bracket"
+    } else if path.split('.').any(str::is_empty) {
+        "has an empty name"
+    } else if path.split('.').any(|name| name == "*") || path == "$" || path.starts_with("$.") {
+        "has a sign of JSONPath"
+    } else {
+        return None;
+    };
+    Some(format!(
+        "the path {path:?} {problem}: names and list indexes stand between dots, as in \"lines.0.sku\"; any other name \
+         is reached by a JSON pointer, as \"/lines/0/a[b]\" reaches \"a[b]\""
+    ))
 }
 
 /// The JSON pointer that a path with dots means.

@@ -444,6 +444,32 @@ fn every_problem_of_a_query_is_told_with_what_is_known() {
     assert_eq!(told, expected);
 }
 
+/// A path in brackets was taken for a name, and matched nothing without a word.
+#[test]
+fn a_path_of_another_language_is_refused_by_name() {
+    let people = people();
+    for (wrong, problem) in [
+        ("a.c[1]", "the path \"a.c[1]\" has a bracket"),
+        ("a]", "has a bracket"),
+        ("a..c", "has an empty name"),
+        (".a", "has an empty name"),
+        ("a.", "has an empty name"),
+        ("$", "has a sign of JSONPath"),
+        ("$.a", "has a sign of JSONPath"),
+        ("a.*.c", "has a sign of JSONPath"),
+        ("/a~2", "is no JSON pointer"),
+        ("/a~", "is no JSON pointer"),
+    ] {
+        for query in [people.query().filter(path(wrong).eq(1)), people.query().sort(path(wrong))] {
+            let error = query.fetch().unwrap_err().to_string();
+            assert!(error.contains(problem), "{wrong}: {error}");
+        }
+    }
+    for right in ["a", "a.0.c", "a-b.c d", "$a", "a*", "/", "//", "/a[0]", "/a.b~1c~0", "/*"] {
+        people.query().filter(path(right).eq(1)).fetch().unwrap();
+    }
+}
+
 #[test]
 fn tests_that_can_never_hold_are_refused() {
     let people = people();
