@@ -150,6 +150,34 @@ fn bytes_are_admitted_up_to_the_quota() {
     }
 }
 
+/// The headers of new segments were counted when the store was opened again, so that more fitted in before than after.
+#[test]
+fn a_quota_of_bytes_is_the_same_before_and_after_the_store_is_opened_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let limit = 20_000;
+    let tenants = TenantsOptions::new()
+        .per_tenant(move |_| {
+            let store = Options::new().segment_bytes_first(4_096).segment_bytes_max(4_096).without_background_work();
+            TenantOptions::new().store(store).quotas(Quotas::unlimited().bytes_max(limit))
+        })
+        .open(directory.path())
+        .unwrap();
+    let acme = tenants.store("acme").unwrap();
+    let refused = loop {
+        let appended = append(&acme, 1);
+        if appended.is_err() {
+            break refusal(appended);
+        }
+        assert!(acme.log_bytes().unwrap() <= limit);
+    };
+    assert!(acme.stats().unwrap().segments > 3);
+    drop(acme);
+    tenants.close_idle().unwrap();
+    let acme = tenants.store("acme").unwrap();
+    let again = refusal(append(&acme, 1));
+    assert_eq!((&refused.0, refused.1, refused.3), (&again.0, again.1, again.3));
+}
+
 #[test]
 fn a_rate_is_kept_on_the_clock_of_the_tenants() {
     let world = tenants_with(8, Quotas::unlimited().events_per_second(2).burst_events(4));

@@ -566,6 +566,11 @@ impl Turn<'_> {
         self.sequencer.tip.next_position
     }
 
+    /// Bytes of the log up to where the next frame goes: headers and frames.
+    pub(crate) fn log_bytes(&self) -> u64 {
+        self.sequencer.tip.address()
+    }
+
     /// Reserves allocated space for a frame, in a new segment if this one has not enough left. On an error nothing was
     /// given and nothing changed.
     pub(crate) fn reserve(&mut self, frame_len: usize) -> Result<()> {

@@ -15,6 +15,7 @@ use crate::error::{ExpectedVersion, Result};
 pub struct Admission<'a> {
     commit: &'a Commit,
     bytes: u64,
+    log_bytes: u64,
 }
 
 impl<'a> Admission<'a> {
@@ -26,6 +27,12 @@ impl<'a> Admission<'a> {
     /// The bytes that it takes in the log.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// The bytes of the log without it: headers and frames. More than those of all commits before it: with a segment comes
+    /// its header, and with an idle store a mark.
+    pub fn log_bytes(&self) -> u64 {
+        self.log_bytes
     }
 
     /// The streams that it writes to, in its order, and what it expects of them. One that it names twice comes twice.
@@ -45,8 +52,8 @@ impl Rule {
         Self(Arc::new(rule))
     }
 
-    pub(super) fn admit(&self, commit: &Commit, bytes: usize) -> Result<()> {
-        self.ask(&Admission { commit, bytes: bytes as u64 })
+    pub(super) fn admit(&self, commit: &Commit, bytes: usize, log_bytes: u64) -> Result<()> {
+        self.ask(&Admission { commit, bytes: bytes as u64, log_bytes })
     }
 
     pub(super) fn ask(&self, commit: &Admission<'_>) -> Result<()> {
@@ -110,6 +117,27 @@ mod tests {
         store.send(commit.clone()).unwrap();
         assert!(store.send(commit).unwrap().deduplicated());
         assert_eq!(admitted.load(Ordering::Relaxed), 1);
+    }
+
+    /// What comes with new segments and marks belongs to no commit, and was known only when the store was opened again.
+    #[test]
+    fn the_rule_sees_the_log_as_it_will_be() {
+        let expected = Arc::new(AtomicU64::new(0));
+        let seen = Arc::clone(&expected);
+        let rule = move |commit: &Admission<'_>| {
+            seen.store(commit.log_bytes() + commit.bytes(), Ordering::Relaxed);
+            Ok(())
+        };
+        let options = Options::new().segment_bytes_first(4_096).segment_bytes_max(4_096).without_background_work();
+        let store = options.admission(rule).in_memory().unwrap();
+        for number in 0..100 {
+            store.append("a-1", ExpectedVersion::Any, [event()]).unwrap();
+            assert_eq!(store.log_bytes().unwrap(), expected.load(Ordering::Relaxed), "append {number}");
+            if number % 10 == 0 {
+                store.maintain().unwrap();
+            }
+        }
+        assert!(store.stats().unwrap().segments > 3);
     }
 
     #[test]

@@ -267,7 +267,7 @@ impl<'a> Sending<'a> {
     fn stage(&mut self, mut turn: Turn<'_>, view: &IndexView, durability: Durability, now: i64) -> Result<Attempt> {
         turn.reserve(self.frame_len)?;
         if let Some(rule) = &self.inner.admission {
-            rule.admit(self.commit, self.frame_len)?;
+            rule.admit(self.commit, self.frame_len, turn.log_bytes())?;
         }
         self.number_parts();
         let count = self.commit.len();

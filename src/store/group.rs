@@ -55,35 +55,60 @@ impl Store {
 
 impl Inner {
     fn send_all(&self, commits: impl Iterator<Item = Commit>) -> Vec<Result<Appended, AppendError>> {
-        let mut results = Vec::new();
-        let (mut pending, mut bytes) = (Vec::new(), 0);
-        for (place, mut commit) in commits.enumerate() {
-            if bytes >= STAGED_BYTES_MAX {
-                self.settle_pending(&mut pending, &mut results);
-                bytes = 0;
-            }
-            results.push(match self.try_send(&mut commit, Ending::Staged) {
-                Ok((appended, None)) => Some(Ok(appended.with_names_of(&mut commit))),
-                Ok((appended, Some(ticket))) => {
-                    bytes += commit.frame_len();
-                    pending.push(Pending { place, commit, appended, ticket });
-                    None
-                }
-                Err(error) => Some(Err(AppendError::new(error, commit))),
-            });
+        let mut group = Group { inner: self, results: Vec::new(), pending: Vec::new(), bytes: 0 };
+        for commit in commits {
+            group.send(commit);
         }
-        self.settle_pending(&mut pending, &mut results);
+        group.settle();
+        let results = std::mem::take(&mut group.results);
         results.into_iter().map(|result| result.expect("every commit was settled")).collect()
     }
+}
 
-    fn settle_pending(&self, pending: &mut Vec<Pending>, results: &mut [Option<Result<Appended, AppendError>>]) {
-        for Pending { place, mut commit, appended, ticket } in pending.drain(..) {
-            let decided = self.appender().and_then(|appender| appender.see_staged_through(ticket));
-            results[place] = Some(match decided {
+/// Commits that are sent together, and what came of them. Dropping it sees through what is staged: code of the
+/// application runs in between, an iterator and a rule of admission, and if it panics, nobody else may come for that.
+struct Group<'a> {
+    inner: &'a Inner,
+    /// `None` for what is pending.
+    results: Vec<Option<Result<Appended, AppendError>>>,
+    pending: Vec<Pending>,
+    /// Bytes that are staged.
+    bytes: usize,
+}
+
+impl Group<'_> {
+    fn send(&mut self, mut commit: Commit) {
+        if self.bytes >= STAGED_BYTES_MAX {
+            self.settle();
+        }
+        let place = self.results.len();
+        let result = match self.inner.try_send(&mut commit, Ending::Staged) {
+            Ok((appended, None)) => Some(Ok(appended.with_names_of(&mut commit))),
+            Ok((appended, Some(ticket))) => {
+                self.bytes += commit.frame_len();
+                self.pending.push(Pending { place, commit, appended, ticket });
+                None
+            }
+            Err(error) => Some(Err(AppendError::new(error, commit))),
+        };
+        self.results.push(result);
+    }
+
+    fn settle(&mut self) {
+        self.bytes = 0;
+        for Pending { place, mut commit, appended, ticket } in self.pending.drain(..) {
+            let decided = self.inner.appender().and_then(|appender| appender.see_staged_through(ticket));
+            self.results[place] = Some(match decided {
                 Ok(()) => Ok(appended.with_names_of(&mut commit)),
                 Err(error) => Err(AppendError::new(error, commit)),
             });
         }
+    }
+}
+
+impl Drop for Group<'_> {
+    fn drop(&mut self) {
+        self.settle();
     }
 }
 
@@ -166,6 +191,29 @@ mod tests {
             assert_eq!(error.into_commit().parts[0].stream, stream);
         }
         assert!(matches!(store.send_all([commit("a", Any)])[0].as_ref().unwrap_err().error(), Error::Poisoned { .. }));
+    }
+
+    /// They stayed staged, and invisible, until somebody appended something else.
+    #[test]
+    fn a_panic_of_the_application_in_between_leaves_what_was_staged_before_it_written() {
+        let rule = |commit: &crate::Admission<'_>| {
+            assert!(commit.streams().all(|(stream, _)| stream != "forbidden"), "as asked");
+            Ok(())
+        };
+        let store = Options::new().without_background_work().admission(rule).in_memory().unwrap();
+        let panicking = || -> Commit { panic!("as asked") };
+        let of_rule = vec![commit("a", Any), commit("b", Any), commit("forbidden", Any), commit("c", Any)];
+        for head in [2, 4] {
+            let sent = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match head {
+                2 => store.send_all(of_rule.clone()),
+                _ => store.send_all((0..3).map(|number| if number < 2 { commit("d", Any) } else { panicking() })),
+            }));
+            assert!(sent.is_err());
+            assert_eq!(store.head().unwrap().unwrap().number(), head);
+            assert_eq!(store.synced_head().unwrap(), store.head().unwrap());
+        }
+        store.send(commit("e", Any)).unwrap();
+        assert_eq!(store.read(Query::all()).count().unwrap(), 5);
     }
 
     #[test]

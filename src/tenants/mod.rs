@@ -260,7 +260,7 @@ impl Shared {
             .store
             .clock(self.clock())
             .metric_label("tenant", slot.name())
-            .admission(move |commit| ledger.admit(commit.events(), commit.bytes()))
+            .admission(move |commit| ledger.admit(commit.events(), commit.log_bytes().saturating_add(commit.bytes())))
     }
 
     fn slot(&self, tenant: &str) -> Arc<Slot> {

@@ -128,9 +128,10 @@ impl Ledger {
     }
 
     /// Lets a commit pass and counts it, or says what it is too much for.
-    pub(super) fn admit(&self, events: u64, bytes: u64) -> Result<()> {
+    /// `log_bytes` are those that its log would have then.
+    pub(super) fn admit(&self, events: u64, log_bytes: u64) -> Result<()> {
         let accounts = &mut *self.accounts.lock();
-        let admitted = accounts.admit(events, bytes, self.clock.monotonic());
+        let admitted = accounts.admit(events, log_bytes, self.clock.monotonic());
         admitted.map_err(|(what, used, limit)| {
             self.tell_refusal(what);
             Error::Quota { tenant: self.tenant.clone(), what, used, limit }
@@ -157,9 +158,8 @@ impl Ledger {
 type Refusal = (Quota, u64, u64);
 
 impl Accounts {
-    fn admit(&mut self, events: u64, bytes: u64, now: Duration) -> Result<(), Refusal> {
-        let after =
-            Usage { events: self.usage.events.saturating_add(events), bytes: self.usage.bytes.saturating_add(bytes) };
+    fn admit(&mut self, events: u64, log_bytes: u64, now: Duration) -> Result<(), Refusal> {
+        let after = Usage { events: self.usage.events.saturating_add(events), bytes: log_bytes };
         if let Some(limit) = self.quotas.events_max.filter(|limit| after.events > *limit) {
             return Err((Quota::Events, after.events, limit));
         }

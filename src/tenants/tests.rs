@@ -27,11 +27,11 @@ fn refusal(admitted: Result<()>) -> (Quota, u64, u64) {
 fn events_and_bytes_are_admitted_up_to_the_limit() {
     let (ledger, _) = ledger(Quotas::unlimited().events_max(10).bytes_max(1_000));
     ledger.begin(Usage { events: 4, bytes: 100 });
-    ledger.admit(5, 100).unwrap();
-    assert_eq!(refusal(ledger.admit(2, 1)), (Quota::Events, 11, 10));
-    assert_eq!(refusal(ledger.admit(1, 801)), (Quota::Bytes, 1_001, 1_000));
+    ledger.admit(5, 200).unwrap();
+    assert_eq!(refusal(ledger.admit(2, 201)), (Quota::Events, 11, 10));
+    assert_eq!(refusal(ledger.admit(1, 1_001)), (Quota::Bytes, 1_001, 1_000));
     // What was refused was not counted.
-    ledger.admit(1, 800).unwrap();
+    ledger.admit(1, 1_000).unwrap();
     assert_eq!(refusal(ledger.admit(1, 0)), (Quota::Events, 11, 10));
     ledger.set_quotas(Quotas::unlimited());
     ledger.admit(u64::MAX, u64::MAX).unwrap();
