@@ -15,6 +15,7 @@ use super::folded::{Fold, Folded, Last, Loaded};
 use super::snapshots::{Saved, SnapshotPolicy, SnapshotProblem, Snapshots};
 use crate::error::{Error, Invalid, Result, Violation};
 use crate::limits::STREAM_NAME_BYTES_MAX;
+use crate::types::StreamVersion;
 use crate::{Event, EventCodec, Query, Read, Store};
 
 /// A category of a store, and how its streams are folded.
@@ -157,15 +158,33 @@ where
         let behind_known = known.map_or(Ok(None), |known| self.read_behind(stream, known))?;
         let loaded = match behind_known {
             Some(loaded) => loaded,
-            None => self.read_from_store(stream)?,
+            None => self.read_from_store(stream, None)?,
         };
         if let Some(cache) = cache.filter(|_| loaded.version().is_some()) {
             cache.put(stream, &loaded.folded);
         }
+        self.tell_problems(stream, &loaded);
+        Ok(loaded)
+    }
+
+    /// The state of a stream as it was at a version. No cache has it, and none wants it.
+    pub(super) fn load_at(&self, stream: &str, version: StreamVersion) -> Result<Loaded<F::State>> {
+        let loaded = self.read_from_store(stream, Some(version))?;
+        self.tell_problems(stream, &loaded);
+        if loaded.version() == Some(version) {
+            return Ok(loaded);
+        }
+        let problem = match loaded.version() {
+            Some(newest) => format!("is {version}, and the stream {stream:?} is at version {newest}"),
+            None => format!("is {version}, and there is no stream {stream:?}"),
+        };
+        Err(Invalid { violations: vec![Violation::new(None, "version", problem)] }.into())
+    }
+
+    fn tell_problems(&self, stream: &str, loaded: &Loaded<F::State>) {
         for problem in &loaded.problems {
             self.tell(stream, problem);
         }
-        Ok(loaded)
     }
 
     /// A known state, brought up to date. Reading begins with the last event in it: if that is not where it was, the
@@ -185,25 +204,26 @@ where
             Some(event) => {
                 let Some(mut own) = self.claim(stream, known) else { return Ok(None) };
                 self.fold_event(&mut own, &event)?;
-                self.fold_rest(&mut own, &mut read)?;
+                self.fold_rest(&mut own, &mut read, None)?;
                 Arc::new(own)
             }
         };
         Ok(Some(Loaded { folded, head, problems: Vec::new() }))
     }
 
-    fn read_from_store(&self, stream: &str) -> Result<Loaded<F::State>> {
+    /// The state of a stream as of now, or as of a version if the stream has come so far.
+    fn read_from_store(&self, stream: &str, upto: Option<StreamVersion>) -> Result<Loaded<F::State>> {
         let mut problems = Vec::new();
         if let Some(snapshots) = &self.snapshots
-            && let Some(saved) = snapshots.find(&self.store, stream, &mut problems)?
-            && let Some(loaded) = self.read_behind_snapshot(stream, snapshots, saved, &mut problems)?
+            && let Some(saved) = snapshots.find(&self.store, stream, upto, &mut problems)?
+            && let Some(loaded) = self.read_behind_snapshot(stream, snapshots, saved, upto, &mut problems)?
         {
             return Ok(Loaded { problems, ..loaded });
         }
         let mut folded = Folded::new(self.fold.initial());
         let mut read = self.store.read(Query::stream(stream));
         let head = read.head();
-        self.fold_rest(&mut folded, &mut read)?;
+        self.fold_rest(&mut folded, &mut read, upto)?;
         Ok(Loaded { folded: Arc::new(folded), head, problems })
     }
 
@@ -213,6 +233,7 @@ where
         stream: &str,
         snapshots: &Snapshots<F::State>,
         saved: Saved<F::State>,
+        upto: Option<StreamVersion>,
         problems: &mut Vec<SnapshotProblem>,
     ) -> Result<Option<Loaded<F::State>>> {
         if self.is_to_be_checked() && !self.is_replay(stream, snapshots, &saved)? {
@@ -229,7 +250,7 @@ where
             return Ok(None);
         };
         let mut folded = Folded::saved(saved.state, last);
-        self.fold_rest(&mut folded, &mut read)?;
+        self.fold_rest(&mut folded, &mut read, upto)?;
         Ok(Some(Loaded { folded: Arc::new(folded), head, problems: Vec::new() }))
     }
 
@@ -245,13 +266,15 @@ where
     /// Whether a saved state is what its events amount to.
     fn is_replay(&self, stream: &str, snapshots: &Snapshots<F::State>, saved: &Saved<F::State>) -> Result<bool> {
         let mut replayed = Folded::new(self.fold.initial());
-        let mut read = self.store.read(Query::stream(stream)).limit(saved.version.number());
-        self.fold_rest(&mut replayed, &mut read)?;
+        let mut read = self.store.read(Query::stream(stream));
+        self.fold_rest(&mut replayed, &mut read, Some(saved.version))?;
         Ok(replayed.version() == Some(saved.version) && snapshots.is_same(&saved.state, &replayed.state)?)
     }
 
-    fn fold_rest(&self, folded: &mut Folded<F::State>, read: &mut Read) -> Result<()> {
-        while let Some(event) = read.next()? {
+    /// Folds what is read, up to a version if there is one.
+    fn fold_rest(&self, folded: &mut Folded<F::State>, read: &mut Read, upto: Option<StreamVersion>) -> Result<()> {
+        while upto.is_none() || folded.version() < upto {
+            let Some(event) = read.next()? else { break };
             self.fold_event(folded, &event)?;
         }
         Ok(())

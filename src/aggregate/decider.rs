@@ -14,7 +14,7 @@ use super::folded::{Fold, Loaded};
 use super::snapshots::{SnapshotPolicy, SnapshotProblem};
 use crate::error::Result;
 use crate::limits::EVENTS_PER_COMMIT_MAX;
-use crate::types::Durability;
+use crate::types::{Durability, StreamVersion};
 use crate::{EventTypes, Metadata, Store};
 
 /// An aggregate of functions: commands `C` are decided on a state `S` and come to events `E` or a rejection `R`.
@@ -262,6 +262,14 @@ impl<C, S, E: Serialize + DeserializeOwned, R> Deciders<C, S, E, R> {
     /// Those of [`Repository::load`](crate::Repository::load).
     pub fn load(&self, id: impl Display) -> Result<Loaded<S>> {
         self.category.load(&self.category.stream(&id)?)
+    }
+
+    /// The state as it was right after the event of this version. See [`Repository::load_at`](crate::Repository::load_at).
+    ///
+    /// # Errors
+    /// Those of [`Repository::load_at`](crate::Repository::load_at).
+    pub fn load_at(&self, id: impl Display, version: StreamVersion) -> Result<Loaded<S>> {
+        self.category.load_at(&self.category.stream(&id)?, version)
     }
 
     /// See [`Repository::save_snapshot`](crate::Repository::save_snapshot).

@@ -14,7 +14,7 @@ use super::error::ExecuteError;
 use super::folded::{Fold, Loaded};
 use super::snapshots::{SnapshotPolicy, SnapshotProblem};
 use crate::error::{ExpectedVersion, Result};
-use crate::types::Durability;
+use crate::types::{Durability, StreamVersion};
 use crate::{EventTypes, Metadata, Store};
 
 /// A state that the events of one stream amount to.
@@ -223,6 +223,17 @@ impl<A: Aggregate> Repository<A> {
     /// [`Error::Corrupt`](crate::Error::Corrupt) or [`Error::Io`](crate::Error::Io) if one cannot be read.
     pub fn load(&self, id: impl Display) -> Result<Loaded<A>> {
         self.category.load(&self.category.stream(&id)?)
+    }
+
+    /// The aggregate as it was right after the event of this version.
+    ///
+    /// Reads from the newest snapshot at or before it, if there are snapshots, and leaves the cache alone.
+    /// [`Loaded::head`] is the head of the store as of now.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) if the stream has not come so far, and those of [`Repository::load`].
+    pub fn load_at(&self, id: impl Display, version: StreamVersion) -> Result<Loaded<A>> {
+        self.category.load_at(&self.category.stream(&id)?, version)
     }
 
     /// Saves a snapshot of the aggregate as of now; whether it was saved, which it is not if nothing has happened since

@@ -209,14 +209,15 @@ pub(super) struct Saved<S> {
 }
 
 impl<S> Snapshots<S> {
-    /// The newest snapshot that can be used. What cannot is added to the problems.
+    /// The newest snapshot that can be used, of this version at most. What cannot is added to the problems.
     pub(super) fn find(
         &self,
         store: &Store,
         stream: &str,
+        upto: Option<StreamVersion>,
         problems: &mut Vec<SnapshotProblem>,
     ) -> Result<Option<Saved<S>>> {
-        let lookup = store.load_snapshot(stream, SnapshotQuery::new().schema(self.schema))?;
+        let lookup = store.load_snapshot(stream, SnapshotQuery::new().schema(self.schema).upto(upto))?;
         problems.extend(lookup.ignored.into_iter().map(SnapshotProblem::Ignored));
         let Some(snapshot) = lookup.snapshot else { return Ok(None) };
         match (self.decode)(snapshot.codec, &snapshot.state) {

@@ -46,6 +46,30 @@ fn g01_a_decision_in_any_form_is_appended() {
 }
 
 #[test]
+fn g01_an_aggregate_can_be_loaded_as_it_was_at_any_version() {
+    check(|world| {
+        accounts(world).execute("alice", Account::open).unwrap();
+        for bit in 0..6 {
+            accounts(world).execute("alice", |account| account.deposit(1 << bit)).unwrap();
+        }
+        // Each of these finds other snapshots, and a cache or none.
+        for accounts in repositories(world) {
+            for version in (1..=7).chain((1..=7).rev()) {
+                let alice = accounts.load_at("alice", v(version)).unwrap();
+                assert_eq!((alice.cents, alice.version()), ((1 << (version - 1)) - 1, Some(v(version))));
+                assert_eq!(accounts.load("alice").unwrap().cents, 63, "what is loaded as of now is as of now");
+            }
+            for (id, problem) in [("alice", "is at version 7"), ("bob", "there is no stream \"account-bob\"")] {
+                let error = accounts.load_at(id, v(8)).unwrap_err();
+                assert!(matches!(&error, Error::Invalid(_)) && error.to_string().contains(problem), "{error}");
+            }
+        }
+        let lights = Decider::new("account", || 0, |sum: u64, _: &AccountEvent| sum + 1, |(): &(), _: &u64| None);
+        assert_eq!(*world.decider(lights).unwrap().load_at("alice", v(3)).unwrap(), 3);
+    });
+}
+
+#[test]
 fn g01_nothing_decided_is_a_success_that_writes_nothing() {
     check(|world| {
         for accounts in repositories(world) {

@@ -484,3 +484,28 @@ fn g29_a_model_is_not_silent_about_events_that_it_does_not_declare() {
         assert!(decided.is_ok());
     });
 }
+
+/// The same command goes through while this one is decided, and is why this one is refused: the places are taken by it.
+#[test]
+fn g15_a_resent_decision_that_is_rejected_for_what_the_command_did_was_applied() {
+    let id = CommandId::of_name("subscribe s1 to c1");
+    check(|world| {
+        define_course(world, "c1", 1).unwrap();
+        let send = |decide: &mut dyn FnMut(&Enrolment) -> Result<CourseEvent, &'static str>| {
+            world.decision(of_course("c1")).command(id).decide(Enrolment::default(), decide)
+        };
+        let subscribed = || StudentSubscribed { course: "c1".into(), student: "s1".into() };
+        let mut first = None;
+        let resent = send(&mut |_| {
+            first = Some(send(&mut |_| Ok(subscribed())).unwrap().position());
+            Err("the course is full")
+        });
+        let resent = resent.unwrap();
+        assert!(resent.was_applied_before());
+        assert_eq!((Some(resent.position()), found(world, Query::types(["StudentSubscribed"])).len()), (first, 1));
+        // A command of its own is refused.
+        let other = world.decision(of_course("c1")).command(id.derive("other"));
+        let refused = other.decide(Enrolment::default(), |_| Err::<CourseEvent, _>("the course is full"));
+        assert_eq!(rejection(refused), "the course is full");
+    });
+}
