@@ -77,6 +77,18 @@ pub enum Error {
         source: Arc<io::Error>,
     },
 
+    /// A database beside the store did not do it now: another connection has it locked, or its disk failed. Nothing was
+    /// changed; try again.
+    #[error("cannot {operation} {} now: {source}", path.display())]
+    Unavailable {
+        /// What was tried, as a verb.
+        operation: &'static str,
+        /// The database.
+        path: PathBuf,
+        /// What the database said.
+        source: Arc<io::Error>,
+    },
+
     /// The operating system refused. Nothing was acknowledged.
     #[error("cannot {operation} {}: {source}", path.display())]
     Io {
@@ -137,7 +149,8 @@ pub enum Error {
         position: Position,
     },
 
-    /// A handler has stopped because of an error. What it failed at is tried again when it is started again.
+    /// A handler has stopped because of an error, or the rebuild of its model was given up. What it failed at is tried
+    /// again when it is started again.
     #[error("the handler {name:?} has failed{}: {reason}", at(*position))]
     HandlerFailed {
         /// The name of the handler.
@@ -206,7 +219,7 @@ impl Error {
     /// new decision on fresh state is called for.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Error::Conflict(_) | Error::Locked { .. } | Error::Full { .. } => true,
+            Error::Conflict(_) | Error::Locked { .. } | Error::Full { .. } | Error::Unavailable { .. } => true,
             Error::Quota { what, .. } => matches!(what, Quota::Rate { retry_after: Some(_) } | Quota::OpenStores),
             _ => false,
         }

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests")]
 #![cfg(all(feature = "sqlite", feature = "testing", feature = "tokio"))]
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -37,6 +38,26 @@ fn the_first_example_of_the_readme_is_short_and_uses_aggregates() {
     let example = readme.split("```rust\n").nth(1).unwrap().split("```").next().unwrap();
     assert!(example.contains("impl Aggregate for") && example.contains("fn main()"));
     assert!(example.lines().count() < 30, "{} lines", example.lines().count());
+}
+
+/// The README is the documentation of the crate as well, where links that are relative to the repository lead nowhere:
+/// they are by name, and the crate says first what the names mean there.
+#[test]
+fn every_link_of_the_readme_leads_somewhere_in_the_documentation_as_well() {
+    let (readme, documentation) = (include_str!("../README.md"), include_str!("../src/lib.rs"));
+    let (before_readme, _) = documentation.split_once("include_str!(\"../README.md\")").unwrap();
+    let mut names = 0;
+    for line in readme.lines() {
+        assert!(line.split("](").skip(1).all(|link| link.starts_with("https://")), "{line}");
+        let definition = line.strip_prefix('[').and_then(|rest| rest.split_once("]: "));
+        let Some((name, target)) = definition else { continue };
+        let path = target.split('#').next().unwrap();
+        assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(path).exists(), "{line}");
+        let there = format!("//! [{name}]: https://docs.rs/crate/annals/latest/source/{target}");
+        assert!(before_readme.lines().any(|line| line == there), "{there}");
+        names += 1;
+    }
+    assert!(names > 5, "{names} names were found");
 }
 
 #[test]

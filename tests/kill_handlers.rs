@@ -9,10 +9,11 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use annals::{
     Checkpoint, Event, ExpectedVersion, HandlerError, HandlerHandle, HandlerKind, NewEvent, OnError, Outgoing,
-    Position, Query, Runner, Sink, StateBatch, Store, Work,
+    Position, Query, Reactor, Runner, Sink, StateBatch, Store, Work,
 };
 
 /// What the child is to do, in the environment.
@@ -20,6 +21,7 @@ const ROLE: &str = "ANNALS_KILL_HANDLER_ROLE";
 const PATH: &str = "ANNALS_KILL_HANDLER_PATH";
 /// The step at which the child dies, such as `save 3`.
 const DIES_AT: &str = "ANNALS_KILL_HANDLER_DIES_AT";
+const HOUR: Duration = Duration::from_secs(3_600);
 /// Children that are run until one ends by itself.
 const LIVES_MAX: usize = 20;
 
@@ -37,6 +39,13 @@ fn child() {
         "mailer, mended" => mailer(&place, &store, OnError::park(), false),
         "relay" => store.relay("relay", FileSink { place, doom: Doom::read() }).batch(4).start().unwrap(),
         "counter" => counter(&store),
+        "courier" => courier(place, &store),
+        "mailer, late to save" => {
+            let mailer = mailer_of(&place, &store, OnError::park(), false).save_within(HOUR).start().unwrap();
+            mailer.wait_for(store.head().unwrap().unwrap()).unwrap();
+            // Everything is handled, and nothing is saved.
+            std::process::abort();
+        }
         other => panic!("unknown role {other}"),
     };
     handler.wait_for_requests().unwrap();
@@ -80,6 +89,10 @@ impl Place {
 
 /// Mails about each event, and ends the process at those of the stream `deadly`.
 fn mailer(place: &Place, store: &Store, policy: OnError, is_deadly: bool) -> HandlerHandle {
+    mailer_of(place, store, policy, is_deadly).start().unwrap()
+}
+
+fn mailer_of(place: &Place, store: &Store, policy: OnError, is_deadly: bool) -> Reactor {
     let place = Place { directory: place.directory.clone() };
     let mail = move |event: &Event<'_>| {
         if is_deadly && event.stream() == "deadly" {
@@ -89,7 +102,7 @@ fn mailer(place: &Place, store: &Store, policy: OnError, is_deadly: bool) -> Han
         Ok(())
     };
     let policy = if policy == OnError::stop() { policy } else { policy.then_park() };
-    store.react("mailer", mail).from_start().policy(policy).start().unwrap()
+    store.react("mailer", mail).from_start().policy(policy)
 }
 
 /// The step at which the process ends.
@@ -181,6 +194,44 @@ impl Work for Counter {
     }
 }
 
+/// Has an effect outside for each event, and keeps nothing but its checkpoint.
+struct Courier {
+    place: Place,
+    store: Store,
+    doom: Doom,
+}
+
+fn courier(place: Place, store: &Store) -> HandlerHandle {
+    let work = Courier { place, store: store.clone(), doom: Doom::read() };
+    Runner::new("courier", HandlerKind::Reactor).policy(OnError::park()).start(store, Box::new(work)).unwrap()
+}
+
+impl Work for Courier {
+    fn load(&mut self, store: &Store) -> annals::Result<Option<Checkpoint>> {
+        Checkpoint::load(store, "courier")
+    }
+
+    fn handle(&mut self, event: &Event<'_>) -> Result<(), HandlerError> {
+        self.place.effect(&event.position().to_string());
+        Ok(())
+    }
+
+    fn save(&mut self, checkpoint: &Checkpoint) -> annals::Result<()> {
+        self.doom.pass("save");
+        self.store.state()?.write(checkpoint.add_to(StateBatch::new()))?;
+        self.doom.pass("saved");
+        Ok(())
+    }
+
+    fn roll_back(&mut self) -> annals::Result<()> {
+        Ok(())
+    }
+
+    fn has_effects_outside(&self) -> bool {
+        true
+    }
+}
+
 /// A place with a store that holds one event for each of these streams.
 fn place_with(streams: &[&str]) -> (tempfile::TempDir, Place) {
     let directory = tempfile::tempdir().unwrap();
@@ -245,12 +296,41 @@ fn an_event_that_kills_its_process_ends_parked_with_those_behind_it() {
     assert_eq!(letters(&place.open(), "mailer"), []);
 }
 
-/// A batch of one event needs no second look to find out which it was.
+/// The event of a batch of one may have been handled when the process ended: it is given a look of its own as well.
 #[test]
-fn one_death_is_enough_where_the_event_is_alone_and_nothing_is_retried() {
+fn an_event_that_is_alone_and_never_retried_is_parked_at_its_second_death() {
     let (_directory, place) = place_with(&["deadly"]);
-    assert_eq!(run_to_the_end("mailer, impatient", &place, ""), 1);
+    assert_eq!(run_to_the_end("mailer, impatient", &place, ""), 2);
     assert_eq!(letters(&place.open(), "mailer"), [(1, 1)]);
+}
+
+/// Killed again and again between handling and saving, an event that does no harm was parked as one that kills.
+#[test]
+fn a_kill_between_handling_and_saving_parks_nothing() {
+    for streams in [&["a"][..], &["a", "b", "a"]] {
+        let (_directory, place) = place_with(streams);
+        for _ in 0..3 {
+            assert!(!run("mailer, late to save", &place.directory, "").status.success());
+        }
+        assert_eq!(run_to_the_end("mailer, mended", &place, ""), 0);
+        assert_eq!(letters(&place.open(), "mailer"), [], "{streams:?}");
+        assert_eq!(place.effects(), (1..=streams.len() as u64).collect::<Vec<_>>());
+    }
+}
+
+/// The first death is in a batch, the later ones are where each event is handled by itself.
+#[test]
+fn a_kill_amid_each_save_parks_nothing() {
+    for step in ["save 1", "saved 1", "save 2"] {
+        let (_directory, place) = place_with(&["a", "b", "a"]);
+        for _ in 0..3 {
+            let ended = run("courier", &place.directory, step);
+            assert!(!String::from_utf8_lossy(&ended.stderr).contains("panicked"));
+        }
+        assert_eq!(run_to_the_end("courier", &place, ""), 0);
+        assert_eq!(letters(&place.open(), "courier"), [], "{step}");
+        assert_eq!(place.effects(), [1, 2, 3], "{step}");
+    }
 }
 
 #[test]

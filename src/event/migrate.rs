@@ -18,8 +18,10 @@ use crate::{Commit, Event, NewEvent, Options, Query, RecordedEvent, Store};
 ///
 /// Streams, times, commits with their times, tags and metadata stay. The first event that one becomes keeps its id; each
 /// further one gets an id that is derived from that id and its ordinal, the same every time. Events that no upcaster
-/// takes are copied byte for byte. Positions and versions are counted anew where events were dropped or split, so that
-/// what was saved beside the log, which refers to them (snapshots, checkpoints), is not copied.
+/// takes are copied byte for byte. Positions and versions are counted anew, from 1 and without gaps: they are others
+/// wherever the source lacks events before them, because those are dropped or split here, or because the source does not
+/// have them any more (streams that were truncated or deleted). So what was saved beside the log, which refers to them
+/// (snapshots, checkpoints), is not copied.
 ///
 /// ```
 /// use annals::{ExpectedVersion, Migration, NewEvent, Query, Store, Upcaster, Upcasters};

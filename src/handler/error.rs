@@ -4,9 +4,14 @@ use std::any::Any;
 use std::error::Error as StdError;
 use std::fmt;
 
+use crate::AppendError;
+use crate::error::Error;
 use crate::limits::DEAD_LETTER_ERROR_BYTES_MAX;
 
 /// Why an event could not be handled. Every error becomes one with `?`, and so does a text.
+///
+/// One that is, or was caused by, [`Error::Full`] or [`Error::Unavailable`] is an [outage](HandlerError::outage): it is
+/// not the event's. The handler waits and tries again, however long that takes, counts no attempt, and asks no policy.
 ///
 /// ```
 /// use annals::HandlerError;
@@ -36,6 +41,21 @@ impl HandlerError {
     /// Whether retries are pointless.
     pub fn is_permanent(&self) -> bool {
         self.is_permanent
+    }
+
+    /// What every event needs and is not there now, space or a database, if that is what went wrong; `None` for what is
+    /// [permanent](HandlerError::permanent).
+    pub fn outage(&self) -> Option<&Error> {
+        let mut cause: Option<&(dyn StdError + 'static)> = (!self.is_permanent).then_some(&*self.reason);
+        while let Some(error) = cause {
+            let of_append = || error.downcast_ref().map(AppendError::error);
+            let found = error.downcast_ref().or_else(of_append);
+            if let Some(outage @ (Error::Full { .. } | Error::Unavailable { .. })) = found {
+                return Some(outage);
+            }
+            cause = error.source();
+        }
+        None
     }
 
     /// What went wrong.
@@ -92,8 +112,11 @@ impl<E: Into<Box<dyn StdError + Send + Sync>>> From<E> for HandlerError {
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
+    use std::sync::Arc;
+
     use super::*;
-    use crate::error::Error;
+    use crate::{Commit, DispatchError};
 
     #[test]
     fn errors_and_texts_become_one() {
@@ -101,6 +124,17 @@ mod tests {
         assert!(parse().unwrap_err().to_string().contains("invalid digit"));
         assert_eq!(HandlerError::from("gone").text(), "gone");
         assert!(!HandlerError::from(Error::Closed).is_permanent());
+    }
+
+    #[test]
+    fn an_outage_is_found_however_deep_it_lies_unless_it_is_called_permanent() {
+        let full = || Error::Full { path: "log".into(), source: Arc::new(ErrorKind::StorageFull.into()) };
+        let is_outage = |error: HandlerError| error.outage().is_some();
+        assert!(is_outage(full().into()));
+        assert!(is_outage(AppendError::new(full(), Commit::new()).into()));
+        assert!(is_outage(DispatchError::failed(AppendError::new(full(), Commit::new())).into()));
+        assert!(!is_outage(HandlerError::permanent(full())));
+        assert!(!is_outage(Error::Closed.into()) && !is_outage("no space".into()));
     }
 
     #[test]

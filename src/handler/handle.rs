@@ -46,6 +46,8 @@ pub struct HandlerStatus {
     pub skipped: u64,
     /// Why it has built its read model anew when it was started, if it has.
     pub rebuilt: Option<String>,
+    /// What keeps it from getting on beside its events, such as a timer that cannot be fired; `None` if nothing does.
+    pub trouble: Option<String>,
 }
 
 /// What a handler that was ended has left.
@@ -235,6 +237,7 @@ pub(super) fn status_of(shared: &Shared) -> HandlerStatus {
         parked: shared.parked.load(Ordering::Relaxed),
         skipped: shared.skipped.load(Ordering::Relaxed),
         rebuilt: shared.rebuilt(),
+        trouble: shared.trouble(),
     }
 }
 

@@ -33,10 +33,11 @@ pub struct Health {
 }
 
 impl Health {
-    /// Whether appends are taken, every registered handler runs, and nothing is parked. How much lag and how little space
-    /// is too much is for the caller to say.
+    /// Whether appends are taken, every registered handler runs without [trouble](HandlerStatus::trouble), and nothing is
+    /// parked. How much lag and how little space is too much is for the caller to say.
     pub fn is_ok(&self) -> bool {
-        self.writable && self.poisoned.is_none() && self.not_running.is_empty() && self.parked == 0
+        let is_untroubled = self.handlers.iter().all(|handler| handler.trouble.is_none());
+        self.writable && self.poisoned.is_none() && self.not_running.is_empty() && self.parked == 0 && is_untroubled
     }
 }
 

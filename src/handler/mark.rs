@@ -2,6 +2,9 @@
 //!
 //! One mark serves a whole stretch of events. What a process left of its mark is judged when the handler starts again: the
 //! stretch is then handled event by event, each with a mark of its own that counts its attempts.
+//!
+//! A stretch says that some event of it may have ended the process, and of none that it did, however short it is: events
+//! of it may have been handled and not saved. Only an attempt that is marked by itself counts, and only until it is over.
 
 use std::time::Duration;
 
@@ -21,7 +24,8 @@ pub(super) struct Mark {
     pub(super) event: Position,
     /// The end of the stretch, included.
     pub(super) upto: Position,
-    /// Which attempt on the event it is; 0 for a stretch.
+    /// How many attempts on the event have failed if the process ends now; 0 for a stretch, and for an event that was
+    /// handled at the first attempt and is not saved yet.
     pub(super) attempt: u32,
     /// The event is a dead letter that is retried.
     #[serde(default)]
@@ -73,10 +77,8 @@ impl MarkSlot {
         if Some(mark.upto) <= saved {
             return Aftermath::default();
         }
-        // A stretch of one event needs no second look to find out which it was.
-        let attempts = if mark.attempt == 0 && mark.event == mark.upto { 1 } else { mark.attempt };
-        let is_known = attempts > 0 && Some(mark.event) > saved;
-        Aftermath { suspect: is_known.then(|| suspect(attempts)), parked: None, careful_upto: Some(mark.upto) }
+        let is_known = mark.attempt > 0 && Some(mark.event) > saved;
+        Aftermath { suspect: is_known.then(|| suspect(mark.attempt)), parked: None, careful_upto: Some(mark.upto) }
     }
 
     /// Whether a crash at the event would be noticed.

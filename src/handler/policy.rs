@@ -14,6 +14,9 @@ const DELAY_MAX: Duration = Duration::from_secs(60);
 /// What is done about an event that a handler could not handle: retry it after growing delays, and then stop, skip it or
 /// park it.
 ///
+/// An [outage](crate::HandlerError::outage), such as a full disk, is no failure of an event: it is waited out, whatever is
+/// said here.
+///
 /// Delays are waited for on the clock of the store. They begin at 100 ms and double up to a minute, and up to as much
 /// again is added by chance ([`backoff`](OnError::backoff), [`without_jitter`](OnError::without_jitter)).
 ///
@@ -115,6 +118,11 @@ impl OnError {
     pub const fn circuit_breaker(mut self, failures: u32, cool_down: Duration) -> Self {
         self.breaker = Some(BreakerOptions { failures, cool_down });
         self
+    }
+
+    /// Whether the handler stops at an event for which retries have not helped, and lets none pass.
+    pub fn stops(&self) -> bool {
+        self.last_resort == LastResort::Stop
     }
 
     pub(super) fn retries(&self) -> u32 {

@@ -6,12 +6,11 @@ use std::thread;
 use std::time::Duration;
 
 use super::driver::{Driver, Settings};
-use super::error::HandlerError;
 use super::handle::HandlerHandle;
 use super::keys;
 use super::policy::{LastResort, OnError};
 use super::registry::{Registry, register};
-use super::shared::{HandlerState, Shared};
+use super::shared::{HandlerState, Shared, Trouble};
 use super::work::{Checkpoint, Work};
 use crate::error::{Error, Invalid, Result, Violation};
 use crate::limits::{DEAD_LETTERS_MAX, HANDLER_BATCH_EVENTS_MAX};
@@ -96,6 +95,7 @@ pub struct Runner {
     begin: Begin,
     dead_letters_max: usize,
     parks: bool,
+    trouble: Option<Trouble>,
 }
 
 /// Where a handler begins that has no checkpoint.
@@ -120,6 +120,7 @@ impl Runner {
             begin: Begin::Start,
             dead_letters_max: DEAD_LETTERS_MAX,
             parks: true,
+            trouble: None,
         }
     }
 
@@ -191,6 +192,15 @@ impl Runner {
         self
     }
 
+    /// Asks the work whenever [`HandlerStatus::trouble`] and [`Store::health`] are told: what keeps it from getting on
+    /// beside its events, if anything does. Must be quick, and not wait for the handler.
+    ///
+    /// [`HandlerStatus::trouble`]: super::HandlerStatus::trouble
+    pub fn trouble(mut self, trouble: impl Fn() -> Option<String> + Send + Sync + 'static) -> Self {
+        self.trouble = Some(Trouble::new(trouble));
+        self
+    }
+
     /// Starts the handler: registers it, loads its work, and handles from where it came to. Returns once its thread runs.
     ///
     /// A handler that begins at the end sees every event that is appended after this returned.
@@ -200,19 +210,26 @@ impl Runner {
     /// [`Error::HistoryChanged`] if the checkpoint is of another history than the store's and the work does not
     /// [start over](Work::start_over); what the work says when it is loaded; those of [`Store::state`]; [`Error::Io`] if
     /// the operating system gives no thread.
-    pub fn start(self, store: &Store, mut work: Box<dyn Work>) -> Result<HandlerHandle> {
+    pub fn start(self, store: &Store, work: Box<dyn Work>) -> Result<HandlerHandle> {
         self.check(store)?;
-        let held = store.hold(&self.name)?;
         let follow = store.follow(self.query.clone()).upto(self.horizon);
-        let shared = Shared::new(&self.name, self.kind, Arc::clone(store.clock()), Arc::clone(follow.signal()));
-        let shared = Arc::new(shared);
-        let registry = store.attachment::<Registry>();
+        let (clock, events) = (Arc::clone(store.clock()), Arc::clone(follow.signal()));
+        let shared = Arc::new(Shared::new(&self.name, self.kind, self.trouble.clone(), clock, events));
+        let ending = Ending(Arc::clone(&shared));
+        let held = store.hold(&self.name)?;
         register(store, &shared, &self.query, &self.policy)?;
-        let loaded = self.load(store, &mut *work)?;
-        let driver = Driver::new(store, work, self.settings(), Arc::clone(&shared), loaded)?;
-        let thread = spawn(driver, follow, held, Arc::clone(&shared))?;
-        registry.started(&shared);
+        // Before the handler looks for what it was asked to do: whoever asks from here on finds it, and calls it.
+        store.attachment::<Registry>().started(&shared);
+        let driver = self.driver(store, work, &shared);
+        let thread = driver.and_then(|driver| spawn(driver, follow, held, ending)).inspect_err(|error| {
+            shared.set_state(HandlerState::Failed { position: None, error: error.to_string() });
+        })?;
         Ok(HandlerHandle::new(store, shared, thread))
+    }
+
+    fn driver(&self, store: &Store, mut work: Box<dyn Work>, shared: &Arc<Shared>) -> Result<Driver> {
+        let loaded = self.load(store, &mut *work)?;
+        Driver::new(store, work, self.settings(), Arc::clone(shared), loaded)
     }
 
     fn settings(&self) -> Settings {
@@ -297,22 +314,34 @@ pub(super) struct Loaded {
     pub(super) forgets: bool,
 }
 
+/// Tells the end of a handler when it is dropped, however that comes about: nobody must wait for it for ever.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if !self.0.state().is_over() {
+            let error = "it was not started".to_owned();
+            self.0.set_state(HandlerState::Failed { position: None, error });
+        }
+        self.0.end();
+    }
+}
+
 fn spawn(
     mut driver: Driver,
     mut follow: Follow,
     held: crate::HeldName,
-    shared: Arc<Shared>,
+    ending: Ending,
 ) -> Result<thread::JoinHandle<()>> {
     let run = move || {
-        let ended = catch_unwind(AssertUnwindSafe(|| driver.run(&mut follow)));
         // Everything is let go of before the end is told: who waits for it may use the name at once.
-        let state = ended.unwrap_or_else(|payload| {
-            let error = HandlerError::of_panic(&*payload).text();
-            HandlerState::Failed { position: None, error }
-        });
-        shared.set_state(state);
-        drop((driver, follow, held));
-        shared.end();
+        let Ending(shared) = &ending;
+        let ended = catch_unwind(AssertUnwindSafe(|| driver.run(&mut follow)));
+        shared.set_state(ended.unwrap_or_else(|payload| HandlerState::of_panic(&*payload)));
+        let let_go = catch_unwind(AssertUnwindSafe(|| drop((driver, follow, held))));
+        if let Err(payload) = let_go {
+            shared.set_state(HandlerState::of_panic(&*payload));
+        }
     };
     let failed = |error: std::io::Error| Error::Io {
         operation: "start a thread for",

@@ -1,5 +1,7 @@
 //! What the thread of a handler and those who hold its handle share: orders in one direction, progress in the other.
 
+use std::any::Any;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -7,8 +9,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde::Serialize;
 
+use super::error::HandlerError;
 use super::runner::HandlerKind;
 use crate::clock::{Clock, Signal};
+use crate::error::Error;
 use crate::types::Position;
 
 /// What a handler does now.
@@ -43,6 +47,11 @@ pub enum HandlerState {
         /// What the store said.
         error: String,
     },
+    /// What every event needs does not answer, such as a database that another program has locked, and it waits for that.
+    Unavailable {
+        /// What was said instead of an answer.
+        error: String,
+    },
     /// It was paused, and does nothing until it is resumed.
     Paused,
     /// It was stopped, or its store was closed.
@@ -61,6 +70,20 @@ impl HandlerState {
     pub fn is_over(&self) -> bool {
         matches!(self, HandlerState::Stopped | HandlerState::Failed { .. })
     }
+
+    /// The state of a handler that waits until an error passes; `None` if it does not pass by itself.
+    pub(super) fn of_outage(error: &Error) -> Option<Self> {
+        match error {
+            Error::Full { .. } => Some(HandlerState::NoSpace { error: error.to_string() }),
+            Error::Unavailable { .. } => Some(HandlerState::Unavailable { error: error.to_string() }),
+            _ => None,
+        }
+    }
+
+    /// The state of a handler that ended with a panic beside an event.
+    pub(super) fn of_panic(payload: &(dyn Any + Send)) -> Self {
+        HandlerState::Failed { position: None, error: HandlerError::of_panic(payload).text() }
+    }
 }
 
 /// What the thread is told to do.
@@ -74,10 +97,27 @@ pub(super) struct Orders {
     pub(super) requests: u64,
 }
 
+/// Says what keeps the work from getting on beside its events, if anything does.
+#[derive(Clone)]
+pub(super) struct Trouble(Arc<dyn Fn() -> Option<String> + Send + Sync>);
+
+impl Trouble {
+    pub(super) fn new(trouble: impl Fn() -> Option<String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(trouble))
+    }
+}
+
+impl fmt::Debug for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Trouble")
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) name: String,
     pub(super) kind: HandlerKind,
+    trouble: Option<Trouble>,
     clock: Arc<dyn Clock>,
     orders: Mutex<Orders>,
     /// There may be orders that the thread has not seen. Looked at before each event.
@@ -102,10 +142,17 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(name: &str, kind: HandlerKind, clock: Arc<dyn Clock>, events: Arc<Signal>) -> Self {
+    pub(super) fn new(
+        name: &str,
+        kind: HandlerKind,
+        trouble: Option<Trouble>,
+        clock: Arc<dyn Clock>,
+        events: Arc<Signal>,
+    ) -> Self {
         Self {
             name: name.to_owned(),
             kind,
+            trouble,
             clock,
             // Whatever an earlier run has left to do for its dead letters is asked for.
             orders: Mutex::new(Orders { requests: 1, ..Orders::default() }),
@@ -200,6 +247,12 @@ impl Shared {
             drop(now);
             self.tell();
         }
+    }
+
+    /// What keeps the work from getting on beside its events; nothing of what has ended.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let Trouble(trouble) = self.trouble.as_ref().filter(|_| !self.has_ended())?;
+        trouble()
     }
 
     /// Why everything was handled anew, if it was.

@@ -1,6 +1,8 @@
 //! Handlers from inside: limits, failures of the disk, and what no test from outside can bring about. What handlers
 //! promise is tested in `tests/semantics`.
 
+mod outages;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -258,4 +260,144 @@ fn no_order_is_missed() {
         mailer.wait_for(append(&store, "a", 1)).unwrap();
         mailer.stop().unwrap();
     }
+}
+
+/// Something of an application whose end goes wrong.
+struct Fragile;
+
+impl Drop for Fragile {
+    fn drop(&mut self) {
+        panic!("it does not let go");
+    }
+}
+
+/// Who waited for such a handler waited for ever: the panic went by the place where its end was told.
+#[test]
+fn work_that_panics_when_it_is_dropped_leaves_nobody_waiting() {
+    let store = store();
+    let fragile = Fragile;
+    let handle = move |_: &Event<'_>| {
+        let _its_own = &fragile;
+        Ok(())
+    };
+    let stub = Stub { handle, save: |_: &Checkpoint| Ok(()) };
+    let handler = runner().start(&store, Box::new(stub)).unwrap();
+    handler.wait_for(append(&store, "a", 1)).unwrap();
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| handler.wait_for(Position::new(100).unwrap()));
+        store.attachment::<registry::Registry>().find("stub").unwrap().order(|orders| orders.stop = true);
+        assert!(waiter.join().unwrap().is_err());
+    });
+    let failed = handler.stop().unwrap_err().to_string();
+    assert!(failed.contains("it panicked: it does not let go"), "{failed}");
+    assert!(start(&store, runner()).is_ok(), "its name is free");
+}
+
+/// Work that looks at its store when it is loaded.
+struct Looking<L>(L);
+
+impl<L: FnMut() -> Result<()> + Send> Work for Looking<L> {
+    fn load(&mut self, _store: &Store) -> Result<Option<Checkpoint>> {
+        (self.0)().map(|()| None)
+    }
+
+    fn handle(&mut self, _event: &Event<'_>) -> Result<(), HandlerError> {
+        Ok(())
+    }
+
+    fn save(&mut self, _checkpoint: &Checkpoint) -> Result<()> {
+        Ok(())
+    }
+
+    fn roll_back(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn has_effects_outside(&self) -> bool {
+        false
+    }
+}
+
+/// A handler that looked for requests before anybody could call it missed the one that came in between.
+#[test]
+fn a_handler_can_be_called_before_it_looks_for_what_it_was_asked() {
+    let store = store();
+    let looked_at = store.clone();
+    let look = move || {
+        let handlers = looked_at.handlers()?;
+        assert!(handlers.len() == 1 && handlers[0].is_running(), "{handlers:?}");
+        Ok(())
+    };
+    runner().start(&store, Box::new(Looking(look))).unwrap().stop().unwrap();
+}
+
+#[test]
+fn a_handler_that_could_not_be_started_says_why_and_holds_nobody_up() {
+    let store = store();
+    assert!(matches!(runner().start(&store, Box::new(Looking(|| Err(Error::ReadOnly)))), Err(Error::ReadOnly)));
+    let health = store.health().unwrap();
+    let failed = HandlerState::Failed { position: None, error: Error::ReadOnly.to_string() };
+    assert_eq!((health.not_running.as_slice(), &health.handlers[0].state), (["stub".to_owned()].as_slice(), &failed));
+    assert!(store.shutdown(1_000 * SECOND).unwrap().handlers.is_empty());
+    assert!(start(&store, runner()).is_ok());
+}
+
+/// What a state that is gone has put aside would keep whole streams from the one that takes its place.
+#[test]
+fn a_pure_handler_without_a_checkpoint_forgets_what_was_put_aside_before() {
+    let store = store();
+    let works = Arc::new(AtomicBool::new(false));
+    let counted = Arc::new(AtomicU64::new(0));
+    let stub = || {
+        let (works, counted) = (Arc::clone(&works), Arc::clone(&counted));
+        let handle = move |_: &Event<'_>| {
+            if !works.load(Ordering::SeqCst) {
+                return Err(HandlerError::from("not yet"));
+            }
+            counted.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        };
+        let store = store.clone();
+        // The checkpoint, and what it says of dead letters, is saved; the stub never finds it again.
+        let save = move |checkpoint: &Checkpoint| store.state()?.write(checkpoint.add_to(StateBatch::new())).map(drop);
+        Box::new(Stub { handle, save })
+    };
+    let start = |policy: OnError| runner().policy(policy).start(&store, stub()).unwrap();
+    for policy in [OnError::park(), OnError::skip()] {
+        works.store(false, Ordering::SeqCst);
+        let handler = start(policy.clone());
+        handler.wait_for(append(&store, "a", 2)).unwrap();
+        handler.stop().unwrap();
+        let letters = store.dead_letters("stub").unwrap();
+        let put_aside = letters.list().unwrap().len() + letters.skipped().unwrap().len();
+        assert!(put_aside >= 2, "{put_aside}");
+
+        works.store(true, Ordering::SeqCst);
+        counted.store(0, Ordering::SeqCst);
+        let handler = start(policy);
+        handler.wait_for(store.head().unwrap().unwrap()).unwrap();
+        assert_eq!(counted.load(Ordering::SeqCst), store.head().unwrap().unwrap().number());
+        assert_eq!((handler.status().parked, handler.status().skipped), (0, 0));
+        assert_eq!((letters.list().unwrap().len(), letters.skipped().unwrap().len()), (0, 0));
+        handler.stop().unwrap();
+    }
+}
+
+#[test]
+fn the_trouble_of_a_handler_is_told_in_the_health_of_its_store_until_it_ends() {
+    let store = store();
+    let troubled = Arc::new(AtomicBool::new(true));
+    let trouble = {
+        let troubled = Arc::clone(&troubled);
+        move || troubled.load(Ordering::SeqCst).then(|| "it limps".to_owned())
+    };
+    let handler = start(&store, runner().trouble(trouble)).unwrap();
+    assert_eq!(handler.status().trouble.as_deref(), Some("it limps"));
+    assert!(!store.health().unwrap().is_ok());
+    troubled.store(false, Ordering::SeqCst);
+    let health = store.health().unwrap();
+    assert!(health.is_ok() && health.handlers[0].trouble.is_none());
+    troubled.store(true, Ordering::SeqCst);
+    handler.stop().unwrap();
+    assert_eq!(store.health().unwrap().handlers[0].trouble, None);
 }

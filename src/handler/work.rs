@@ -23,7 +23,7 @@ pub trait Work: Send {
     /// Handles one event. After an error the work may be half changed: [`roll_back`](Work::roll_back) follows.
     ///
     /// # Errors
-    /// What the policy of the handler is to deal with.
+    /// What the policy of the handler is to deal with, unless it is an [outage](HandlerError::outage).
     fn handle(&mut self, event: &Event<'_>) -> Result<(), HandlerError>;
 
     /// Carries out what [`handle`](Work::handle) only collected. Called before each [`save`](Work::save) that follows
@@ -40,7 +40,8 @@ pub trait Work: Send {
     /// [`Checkpoint::to_bytes`] in the same transaction.
     ///
     /// # Errors
-    /// What keeps it from being saved; nothing is saved then, and the runner stops.
+    /// What keeps it from being saved; nothing is saved then. The runner waits and saves again after [`Error::Full`] and
+    /// [`Error::Unavailable`], and stops after any other.
     fn save(&mut self, checkpoint: &Checkpoint) -> Result<()>;
 
     /// Goes back to what was saved last.

@@ -178,6 +178,9 @@ impl<P: ProcessManager> ProcessBuilder<P> {
             .upto(Horizon::Visible)
             .save_within(SAVE_WITHIN);
         let runner = if self.from_end { runner.from_end() } else { runner };
+        let troubled = Arc::clone(&timers);
+        let runner =
+            runner.trouble(move || troubled.failure().map(|error| format!("a timer cannot be fired: {error}")));
         let (streams_of_work, control) = (Arc::clone(&streams), Arc::clone(&timers));
         let starts_over = !self.from_end;
         let work = ProcessWork { engine, streams: streams_of_work, control, thread: None, starts_over, newest: None };
@@ -229,7 +232,7 @@ impl<P: ProcessManager> ProcessHandle<P> {
     }
 
     /// What keeps a timer from firing that is due; `None` if nothing does. It is tried again every second, and other
-    /// timers fire meanwhile.
+    /// timers fire meanwhile. [`Store::health`] tells it as the [trouble](crate::HandlerStatus::trouble) of the handler.
     pub fn timer_failure(&self) -> Option<Error> {
         self.timers.failure()
     }

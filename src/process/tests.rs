@@ -411,7 +411,50 @@ fn a_panic_over_one_timer_holds_back_no_other() {
     clock.advance(Duration::from_secs(1));
     let failure = process.settle().unwrap_err().to_string();
     assert!(failure.contains("brittle-0") && failure.contains("late"), "{failure}");
+    let health = store.health().unwrap();
+    let trouble = health.handlers[0].trouble.as_deref().unwrap();
+    assert!(!health.is_ok() && trouble.starts_with("a timer cannot be fired: ") && trouble.contains("brittle-0"));
     let fired = store.read(Query::types(["ProcessTimerDue"])).owned();
     let fired: Vec<_> = fired.map(|event| event.unwrap().stream).collect();
     assert_eq!(fired, ["brittle-1"]);
+}
+
+/// Whoever fires a timer may be late: what the stream says counts, and is what is known from then on.
+#[test]
+fn a_timer_that_is_set_no_more_is_not_fired_but_forgotten() {
+    let store = store();
+    let mut errand = work(&store, |_, _| Ok(()));
+    let begun = append(&store, "visit-1", "Begun");
+    errand.handle(&begun.as_event()).unwrap();
+    // Another one, that knows of the timer, and not that the instance ends.
+    let behind = work(&store, |_, _| Ok(()));
+    behind.streams.find_open().unwrap();
+    let approved = append(&store, "visit-1", "Approved");
+    errand.handle(&approved.as_event()).unwrap();
+    assert_eq!(behind.streams.open().first_due(), Some((&late(), "1")));
+    let before = types(&store);
+    engine::fire::<Errand>(&behind.streams, "1", &late()).unwrap();
+    assert_eq!(types(&store), before, "nothing is written");
+    assert_eq!(behind.streams.open().first_due(), None);
+}
+
+#[test]
+fn a_timer_of_an_instance_that_never_began_is_not_fired() {
+    let store = store();
+    let errand = work(&store, |_, _| Ok(()));
+    engine::fire::<Errand>(&errand.streams, "nobody", &late()).unwrap();
+    assert_eq!(store.head().unwrap(), None);
+}
+
+#[test]
+fn a_timer_that_has_fired_is_not_fired_again() {
+    let store = store();
+    let mut errand = work(&store, |_, _| Ok(()));
+    let begun = append(&store, "visit-1", "Begun");
+    errand.handle(&begun.as_event()).unwrap();
+    for _ in 0..2 {
+        engine::fire::<Errand>(&errand.streams, "1", &late()).unwrap();
+        assert_eq!(types(&store).iter().filter(|kind| *kind == "ProcessTimerDue").count(), 1);
+        assert_eq!(errand.streams.open().first_due(), None);
+    }
 }

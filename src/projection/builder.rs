@@ -68,6 +68,11 @@ impl RunOptions {
         Self { horizon: Horizon::Synced, ..self }
     }
 
+    /// Whether no event is let pass.
+    pub(super) fn stops(&self) -> bool {
+        self.policy.stops()
+    }
+
     pub(super) fn runner(self, name: &str, query: Query) -> Runner {
         Runner::new(name, HandlerKind::Projection)
             .query(query)
@@ -178,11 +183,13 @@ impl<M: ReadModel + Clone + Send + Sync + 'static> ProjectionBuilder<M> {
         let Self { store, name, mut initial, version, declared, options } = self;
         let Declared { query, apply } = declared?;
         model::names(&mut initial)?;
+        let stops = options.stops();
         let runner = options.runner(&name, query.clone());
         let core = Arc::new(Core {
             store: store.clone(),
             name,
             query,
+            stops,
             version,
             serving: RwLock::new(Serving::new(initial.clone(), None)),
             mending: Mutex::default(),

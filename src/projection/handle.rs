@@ -71,12 +71,15 @@ impl<M: ReadModel + Clone> ProjectionHandle<M> {
     /// Builds the model anew from the first event, beside the one that goes on serving, and swaps it in when it has
     /// caught up. Returns when that is done and saved. Takes the calling thread, and memory for a second model.
     ///
-    /// Dead letters are left out, and so are events that fail again and that the policy had let pass. After a kill at any
-    /// time the next start finds either the old model or the new one.
+    /// Dead letters are left out, and so are the skipped events that [`DeadLetters::skipped`](crate::DeadLetters::skipped)
+    /// lists: what was put aside stays so. An event that fails and is none of those is left out as well if the policy
+    /// skips or parks, and ends the rebuild if the policy stops; it is not tried a second time. After a kill at any time the
+    /// next start finds either the old model or the new one.
     ///
     /// # Errors
-    /// [`Error::Held`](crate::Error::Held) if a rebuild is under way; [`Error::TimedOut`](crate::Error::TimedOut) if dead
-    /// letters were retried meanwhile again and again; those of [`Read::next`](crate::Read::next) and
+    /// [`Error::HandlerFailed`](crate::Error::HandlerFailed), naming the event, if one fails and the policy lets none
+    /// pass, or if a hundred have; [`Error::Held`](crate::Error::Held) if a rebuild is under way;
+    /// [`Error::TimedOut`](crate::Error::TimedOut) if dead letters were retried meanwhile again and again; those of [`Read::next`](crate::Read::next) and
     /// [`State::write`](crate::State::write). The old model stays.
     pub fn rebuild(&self) -> Result<Rebuilt> {
         self.core.rebuild()

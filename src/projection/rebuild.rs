@@ -12,9 +12,9 @@ use super::Rebuilt;
 use super::model::{self, ReadModel};
 use super::saving::{Beside, Ledger};
 use super::work::{Core, Serving};
-use crate::Read;
 use crate::error::{Error, Result};
 use crate::types::Position;
+use crate::{HandlerError, Read, Store};
 
 /// So often a rebuild begins anew, because an event failed half way or a dead letter was retried meanwhile, before it is
 /// given up.
@@ -37,7 +37,7 @@ struct Green<M> {
 /// Why a model cannot be built further.
 enum Halt {
     /// The model may be half changed by this event, which failed.
-    Spoiled(Position),
+    Spoiled(Position, HandlerError),
     /// A dead letter was retried meanwhile.
     Overtaken,
     Failed(Error),
@@ -53,9 +53,11 @@ impl<M: ReadModel + Clone> Core<M> {
     /// Builds the model anew and swaps it in.
     pub(super) fn rebuild(&self) -> Result<Rebuilt> {
         let Some(_alone) = self.rebuilding.try_lock() else { return Err(Error::Held { name: self.name.clone() }) };
-        let mut left_out = HashSet::new();
-        for _ in 0..ATTEMPTS_MAX {
-            let halt = match self.try_rebuild(&left_out) {
+        let mut failing = HashSet::new();
+        let mut attempts_left = ATTEMPTS_MAX;
+        while attempts_left > 0 {
+            attempts_left -= 1;
+            let halt = match self.try_rebuild(&failing) {
                 Ok(rebuilt) => return Ok(rebuilt),
                 Err(halt) => halt,
             };
@@ -64,7 +66,10 @@ impl<M: ReadModel + Clone> Core<M> {
                 Ok(())
             })?;
             match halt {
-                Halt::Spoiled(position) => drop(left_out.insert(position)),
+                Halt::Spoiled(position, error) if self.stops || attempts_left == 0 => {
+                    return Err(given_up(&self.name, position, &error));
+                }
+                Halt::Spoiled(position, _) => drop(failing.insert(position)),
                 Halt::Overtaken => {}
                 Halt::Failed(error) => return Err(error),
             }
@@ -73,15 +78,15 @@ impl<M: ReadModel + Clone> Core<M> {
         Err(Error::TimedOut { what })
     }
 
-    fn try_rebuild(&self, left_out: &HashSet<Position>) -> Result<Rebuilt, Halt> {
+    /// Builds the model once, without the events that have failed before.
+    fn try_rebuild(&self, failing: &HashSet<Position>) -> Result<Rebuilt, Halt> {
         let (beside, retried) = self.with_ledger(|ledger| {
             let beside = ledger.is_saved().then(|| ledger.begin_beside()).transpose()?;
             Ok((beside, ledger.retried))
         })?;
-        let mut left_out = left_out.clone();
-        left_out.extend(self.put_aside()?);
+        let put_aside = put_aside(&self.store, &self.name)?;
         let mut green = Green { model: self.initial.clone(), looked: None, events: 0, left_out: 0, beside };
-        self.catch_up(&mut green, &left_out)?;
+        self.catch_up(&mut green, |position| !put_aside.contains(&position) && !failing.contains(&position))?;
         if let Some(beside) = &mut green.beside {
             let changes = model::collect(&mut green.model, beside.hashes())?;
             self.with_ledger(|ledger| ledger.write_beside(beside, changes))?;
@@ -92,22 +97,15 @@ impl<M: ReadModel + Clone> Core<M> {
         if ledger.retried != retried || ledger.is_saved() != green.beside.is_some() {
             return Err(Halt::Overtaken);
         }
-        self.finish(green, &mut left_out, ledger)
-    }
-
-    /// The positions that were parked, and the newest that were skipped, as of the last save.
-    fn put_aside(&self) -> Result<Vec<Position>> {
-        let letters = self.store.dead_letters(&self.name)?;
-        let parked = letters.list()?.into_iter().map(|letter| letter.position);
-        Ok(parked.chain(letters.skipped()?.into_iter().map(|skipped| skipped.position)).collect())
+        self.finish(green, failing, ledger)
     }
 
     /// Replays up to what is saved of the serving model, until no more than a batch is missing.
-    fn catch_up(&self, green: &mut Green<M>, left_out: &HashSet<Position>) -> Result<(), Halt> {
+    fn catch_up(&self, green: &mut Green<M>, is_wanted: impl Fn(Position) -> bool) -> Result<(), Halt> {
         loop {
             let saved = self.with_ledger(|ledger| Ok(ledger.position))?;
             let behind = number(saved).saturating_sub(number(green.looked));
-            self.replay(green, saved, |position| !left_out.contains(&position))?;
+            self.replay(green, saved, &is_wanted)?;
             if behind <= NEAR_EVENTS {
                 return Ok(());
             }
@@ -126,32 +124,25 @@ impl<M: ReadModel + Clone> Core<M> {
         }
         let mut read: Read = self.store.read(self.query.clone()).after(green.looked).upto(upto);
         while let Some(event) = read.next()? {
-            let applied = is_wanted(event.position()).then(|| {
-                let model = &mut green.model;
-                catch_unwind(AssertUnwindSafe(|| (self.apply)(model, &event)))
-            });
-            match applied {
-                Some(Ok(Ok(()))) => green.events += 1,
-                None => green.left_out += 1,
-                // The serving model has not seen it either: its policy was to go on.
-                Some(Ok(Err(_)) | Err(_)) => return Err(Halt::Spoiled(event.position())),
+            if !is_wanted(event.position()) {
+                green.left_out += 1;
+                continue;
             }
+            caught(|| (self.apply)(&mut green.model, &event))
+                .map_err(|error| Halt::Spoiled(event.position(), error))?;
+            green.events += 1;
         }
         green.looked = upto;
         Ok(())
     }
 
     /// Catches up with what is saved, which cannot change now, and takes the place of the serving model.
-    fn finish(
-        &self,
-        mut green: Green<M>,
-        left_out: &mut HashSet<Position>,
-        ledger: &mut Ledger,
-    ) -> Result<Rebuilt, Halt> {
-        left_out.extend(self.put_aside()?);
-        self.replay(&mut green, ledger.position, |position| !left_out.contains(&position))?;
+    fn finish(&self, mut green: Green<M>, failing: &HashSet<Position>, ledger: &mut Ledger) -> Result<Rebuilt, Halt> {
+        let put_aside = put_aside(&self.store, &self.name)?;
+        let is_wanted = |position| !put_aside.contains(&position) && !failing.contains(&position);
+        self.replay(&mut green, ledger.position, is_wanted)?;
         settle(&mut green, ledger)?;
-        let mut serving = match self.apply_unsaved(&mut green) {
+        let mut serving = match self.apply_unsaved(&mut green, failing) {
             Ok(serving) => serving,
             Err(halt) => {
                 // What is saved is the new model, what serves stays the old one: the next save saves all of it.
@@ -167,30 +158,62 @@ impl<M: ReadModel + Clone> Core<M> {
 
     /// Applies what the handler applied since the last save, and goes on applying; when little is missing it holds the
     /// handler up, and returns the serving model that has nothing else to give.
-    fn apply_unsaved(&self, green: &mut Green<M>) -> Result<RwLockWriteGuard<'_, Serving<M>>, Halt> {
+    fn apply_unsaved(
+        &self,
+        green: &mut Green<M>,
+        failing: &HashSet<Position>,
+    ) -> Result<RwLockWriteGuard<'_, Serving<M>>, Halt> {
         let mut done = 0;
         loop {
             let missing = self.serving.read().unsaved[done..].to_vec();
-            self.apply_again(green, &missing)?;
+            self.apply_again(green, &missing, failing)?;
             done += missing.len();
             if missing.len() as u64 <= NEAR_EVENTS {
                 break;
             }
         }
         let serving = self.serving.write();
-        self.apply_again(green, &serving.unsaved[done..])?;
+        self.apply_again(green, &serving.unsaved[done..], failing)?;
         Ok(serving)
     }
 
-    /// Applies these events in this order, in which each dead letter that was retried begins another run.
-    fn apply_again(&self, green: &mut Green<M>, positions: &[Position]) -> Result<(), Halt> {
+    /// Applies these events in this order, in which each dead letter that was retried begins another run. A letter is
+    /// none any more with the next save, so that nothing is left out here but what fails.
+    fn apply_again(
+        &self,
+        green: &mut Green<M>,
+        positions: &[Position],
+        failing: &HashSet<Position>,
+    ) -> Result<(), Halt> {
         for run in positions.chunk_by(|a, b| a < b) {
             let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
             green.looked = Position::new(first.number() - 1);
-            self.replay(green, Some(*last), |position| run.binary_search(&position).is_ok())?;
+            let is_wanted = |position| run.binary_search(&position).is_ok() && !failing.contains(&position);
+            self.replay(green, Some(*last), is_wanted)?;
         }
         Ok(())
     }
+}
+
+/// The positions that a handler has parked, and the newest that it has skipped, as of its last save.
+pub(super) fn put_aside(store: &Store, name: &str) -> Result<HashSet<Position>> {
+    let letters = store.dead_letters(name)?;
+    let parked = letters.list()?.into_iter().map(|letter| letter.position);
+    Ok(parked.chain(letters.skipped()?.into_iter().map(|skipped| skipped.position)).collect())
+}
+
+/// Applies an event; a panic is its error.
+pub(super) fn caught(apply: impl FnOnce() -> Result<(), HandlerError>) -> Result<(), HandlerError> {
+    catch_unwind(AssertUnwindSafe(apply)).unwrap_or_else(|payload| {
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        Err(format!("it panicked: {}", text.unwrap_or("without a message")).into())
+    })
+}
+
+/// The error of a rebuild that an event has ended.
+pub(super) fn given_up(name: &str, position: Position, error: &HandlerError) -> Error {
+    Error::HandlerFailed { name: name.to_owned(), position: Some(position), reason: error.to_string() }
 }
 
 /// Makes what is saved that of the new model.

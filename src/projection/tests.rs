@@ -459,19 +459,62 @@ fn an_event_that_fails_after_a_rebuild_was_given_up_takes_nothing_else_with_it()
         set(rows, event)
     };
     let builder = store.projection_over("rows", Query::all(), Rows::new(), apply);
-    let handle = builder.policy(OnError::skip()).save_within(NEVER).start().unwrap();
+    let handle = builder.save_within(NEVER).start().unwrap();
     handle.wait_for(append(&store, "a", "x=1")).unwrap();
+    save(&handle);
+    let odd = append(&store, "a", "odd=1");
+    handle.wait_for(odd).unwrap();
+    fails.store(true, Ordering::SeqCst);
+    let failed = handle.rebuild().unwrap_err();
+    assert!(matches!(failed, Error::HandlerFailed { position, .. } if position == Some(odd)), "{failed}");
+    fails.store(false, Ordering::SeqCst);
+    handle.wait_for(append(&store, "a", "y=fail")).unwrap_err();
+    assert_eq!(content(&handle), of(&[("odd", "1"), ("x", "1")]));
+    assert!(handle.stop().is_err());
+    let again = rows(&store).policy(OnError::skip()).start().unwrap();
+    again.wait_for(store.head().unwrap().unwrap()).unwrap();
+    assert_eq!(content(&again), of(&[("odd", "1"), ("x", "1")]));
+}
+
+/// Saves what is applied, whatever was said about when.
+fn save(handle: &ProjectionHandle<Rows>) {
     handle.handler().pause();
     handle.handler().wait_for_state(|state| matches!(state, crate::HandlerState::Paused));
     handle.handler().resume();
-    handle.wait_for(append(&store, "a", "odd=1")).unwrap();
-    fails.store(true, Ordering::SeqCst);
-    assert!(matches!(handle.rebuild(), Err(Error::TimedOut { .. })));
-    fails.store(false, Ordering::SeqCst);
-    handle.wait_for(append(&store, "a", "y=fail")).unwrap();
-    assert_eq!(content(&handle), of(&[("odd", "1"), ("x", "1")]));
-    handle.stop().unwrap();
-    assert_eq!(run(&store).1, of(&[("odd", "1"), ("x", "1")]));
+}
+
+/// An event that only the rebuild fails at, saved or not: it was left out or tried a hundred times, and nobody was told.
+#[test]
+fn a_rebuild_deals_with_an_event_that_fails_as_the_policy_says() {
+    for is_saved in [true, false] {
+        for policy in [OnError::skip(), OnError::park(), OnError::stop()] {
+            let store = Store::in_memory().unwrap();
+            let fails = Arc::new(AtomicBool::new(false));
+            let fails_now = Arc::clone(&fails);
+            let apply = move |rows: &mut Rows, event: &Event<'_>| {
+                assert!(event.stream() != "odd" || !fails_now.load(Ordering::SeqCst), "as asked");
+                set(rows, event)
+            };
+            let builder = store.projection_over("rows", Query::all(), Rows::new(), apply);
+            let handle = builder.policy(policy.clone()).save_within(NEVER).start().unwrap();
+            let odd = append(&store, "odd", "odd=1");
+            handle.wait_for(append(&store, "a", "x=1")).unwrap();
+            if is_saved {
+                save(&handle);
+            }
+            fails.store(true, Ordering::SeqCst);
+            let rebuilt = handle.rebuild();
+            if policy.stops() {
+                let failed = rebuilt.unwrap_err();
+                assert!(matches!(failed, Error::HandlerFailed { position, .. } if position == Some(odd)), "{failed}");
+                assert!(failed.to_string().contains("it panicked: as asked"), "{failed}");
+                assert_eq!(content(&handle), of(&[("odd", "1"), ("x", "1")]), "the old model stays");
+            } else {
+                assert_eq!(rebuilt.unwrap().left_out, 1);
+                assert_eq!(content(&handle), of(&[("x", "1")]));
+            }
+        }
+    }
 }
 
 /// Readers could look at the model between an event that failed halfway and the roll back that follows.

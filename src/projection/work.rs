@@ -23,6 +23,8 @@ pub(super) struct Core<M> {
     pub(super) store: Store,
     pub(super) name: String,
     pub(super) query: Query,
+    /// Whether its policy lets no event pass.
+    pub(super) stops: bool,
     pub(super) version: u32,
     pub(super) initial: M,
     pub(super) apply: Box<Apply<M>>,

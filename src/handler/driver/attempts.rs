@@ -22,20 +22,29 @@ impl Driver {
                 self.suspect = suspect;
                 return Ok(Step::Again);
             }
-            let attempt = suspect.as_ref().map_or(0, |suspect| suspect.failed.attempts) + 1;
-            if self.work.has_effects_outside() || attempt > 1 {
-                self.mark_attempt(position, attempt)?;
+            let failures = suspect.as_ref().map_or(0, |suspect| suspect.failed.attempts);
+            let is_marked = self.work.has_effects_outside() || failures > 0;
+            if is_marked {
+                self.mark_attempts(position, failures + 1)?;
             }
-            match self.attempt(event).and_then(|()| self.flush()) {
-                Ok(()) => return self.succeeded(position),
-                Err(error) => {
-                    suspect = Some(self.failed(position, attempt, &error));
-                    self.work.roll_back()?;
-                    if !self.work.has_effects_outside() && attempt == 1 {
-                        // From now on its attempts are counted, whatever happens to the process.
-                        self.mark_attempt(position, attempt)?;
-                    }
-                }
+            let tried = self.attempt(event).and_then(|()| self.flush());
+            let is_charged = tried.as_ref().is_err_and(|error| error.outage().is_none());
+            if is_marked && !is_charged {
+                // The attempt is over. A process that ends from here on did not end of the event.
+                self.mark_attempts(position, failures)?;
+            }
+            let Err(error) = tried else { return self.succeeded(position) };
+            if is_charged {
+                suspect = Some(self.failed(position, failures + 1, &error));
+            }
+            self.work.roll_back()?;
+            if is_charged && !is_marked {
+                // From now on its attempts are counted, whatever happens to the process.
+                self.mark_attempts(position, failures + 1)?;
+            }
+            if !is_charged && !self.sit_out(&error) {
+                self.suspect = suspect;
+                return Ok(Step::Again);
             }
         }
     }
@@ -78,7 +87,7 @@ impl Driver {
         match self.settings.policy.last_resort() {
             LastResort::Stop => {
                 // When it is started again, it is tried as if for the first time.
-                self.mark.clear(self.saved)?;
+                self.sit_out_errors(|driver| driver.mark.clear(driver.saved))?;
                 return Err(End::Failed(suspect));
             }
             LastResort::Skip => self.parking.skip(event, &suspect.failed),

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Batch, Driver, End, Step, number};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::handler::error::HandlerError;
 use crate::handler::mark::{Mark, Suspect};
 use crate::handler::observe::Observer;
@@ -16,9 +16,9 @@ use crate::handler::work::Checkpoint;
 use crate::types::Position;
 use crate::{Event, Horizon};
 
-/// How long a checkpoint waits at first for space on the disk, and at most.
-const SPACE_DELAY: Duration = Duration::from_secs(1);
-const SPACE_DELAY_MAX: Duration = Duration::from_secs(60);
+/// How long a handler waits at first for an outage to end, such as a full disk, and at most.
+const OUTAGE_DELAY: Duration = Duration::from_secs(1);
+const OUTAGE_DELAY_MAX: Duration = Duration::from_secs(60);
 
 impl Driver {
     pub(super) fn attempt(&mut self, event: &Event<'_>) -> Result<(), HandlerError> {
@@ -33,9 +33,22 @@ impl Driver {
         flushed.unwrap_or_else(|payload| Err(HandlerError::of_panic(&*payload)))
     }
 
-    /// An event of a batch failed: it will be tried by itself.
+    /// An event of a batch could not be handled: it will be tried by itself, or with its batch again after an outage.
     pub(super) fn single_out(&mut self, position: Position, error: &HandlerError) -> Result<Step, End> {
+        if error.outage().is_some() {
+            self.leave_batch()?;
+            self.sit_out(error);
+            return Ok(Step::Again);
+        }
         let suspect = self.failed(position, 1, error);
+        self.leave_batch()?;
+        self.mark_attempts(position, 1)?;
+        self.suspect = Some(suspect);
+        Ok(Step::Again)
+    }
+
+    /// Undoes what the last event of a batch has left half done, and with it what was done before and can be done again.
+    fn leave_batch(&mut self) -> Result<(), End> {
         if !self.work.has_effects_outside() {
             self.undo()?;
         } else if self.flush().is_ok() {
@@ -48,9 +61,7 @@ impl Driver {
             self.careful_upto = self.careful_upto.max(self.batch.last_handled);
             self.undo()?;
         }
-        self.mark_attempt(position, 1)?;
-        self.suspect = Some(suspect);
-        Ok(Step::Again)
+        Ok(())
     }
 
     /// Goes back to the last checkpoint.
@@ -91,9 +102,13 @@ impl Driver {
         let Err(error) = self.flush() else { return Ok(true) };
         let (handled, last) = (self.batch.handled, self.batch.last_handled.unwrap_or(Position::FIRST));
         self.undo()?;
+        if error.outage().is_some() {
+            self.sit_out(&error);
+            return Ok(false);
+        }
         let suspect = self.failed(last, 1, &error);
         if handled == 1 {
-            self.mark_attempt(last, 1)?;
+            self.mark_attempts(last, 1)?;
             self.suspect = Some(suspect);
         } else {
             self.careful_upto = self.careful_upto.max(Some(last));
@@ -102,17 +117,41 @@ impl Driver {
     }
 
     pub(super) fn save(&mut self) -> Result<(), End> {
-        let mut delay = SPACE_DELAY;
+        self.sit_out_errors(Self::try_save)
+    }
+
+    /// Does what has to be done before anything else can be, however often outages keep it from that.
+    pub(super) fn sit_out_errors(&mut self, mut act: impl FnMut(&mut Self) -> Result<()>) -> Result<(), End> {
         loop {
-            match self.try_save() {
-                Err(Error::Full { path, source }) if !self.shared.orders().stop => {
-                    let error = Error::Full { path, source }.to_string();
-                    self.shared.set_state(HandlerState::NoSpace { error });
-                    self.shared.wait_unless_stopped(self.shared.now() + delay);
-                    delay = (2 * delay).min(SPACE_DELAY_MAX);
-                }
-                saved => return Ok(saved?),
-            }
+            let Err(error) = act(self) else { return Ok(()) };
+            let outage = HandlerState::of_outage(&error).filter(|_| !self.shared.orders().stop);
+            let Some(outage) = outage else { return Err(error.into()) };
+            let until = self.begin_outage(outage);
+            self.shared.wait_unless_stopped(until);
+        }
+    }
+
+    /// Waits for an outage to end, before what failed for it is tried again; `false` if there are orders before that.
+    pub(super) fn sit_out(&mut self, error: &HandlerError) -> bool {
+        let Some(outage) = error.outage().and_then(HandlerState::of_outage) else { return true };
+        if self.shared.orders().stop {
+            return false;
+        }
+        let until = self.begin_outage(outage);
+        self.shared.wait_for_time(until)
+    }
+
+    /// Until when to wait. Each time is twice as long, until something is saved.
+    fn begin_outage(&mut self, state: HandlerState) -> Duration {
+        let delay = self.outage_delay.unwrap_or(OUTAGE_DELAY);
+        self.outage_delay = Some((2 * delay).min(OUTAGE_DELAY_MAX));
+        self.shared.set_state(state);
+        self.shared.now() + delay
+    }
+
+    fn end_outage(&mut self) {
+        if self.outage_delay.take().is_some() {
+            self.shared.set_state(HandlerState::CatchingUp);
         }
     }
 
@@ -122,6 +161,7 @@ impl Driver {
         self.parking.fill(&mut checkpoint);
         self.work.save(&checkpoint)?;
         self.parking.saved(&checkpoint)?;
+        self.end_outage();
         self.saved = self.looked;
         let batch = std::mem::take(&mut self.batch);
         self.shared.handled.fetch_add(batch.handled as u64, Ordering::Relaxed);
@@ -147,7 +187,7 @@ impl Driver {
     }
 
     /// Marks what is about to be handled, so that a process that dies in it is found out.
-    pub(super) fn mark_stretch(&mut self, event: Position) -> Result<()> {
+    pub(super) fn mark_stretch(&mut self, event: Position) -> Result<(), End> {
         if !self.work.has_effects_outside() || self.mark.covers(event) {
             return Ok(());
         }
@@ -156,11 +196,16 @@ impl Driver {
             Horizon::Synced => self.store.synced_head()?,
         };
         let upto = head.map_or(event, |head| head.max(event));
-        self.mark.store(Mark { event, upto, attempt: 0, is_parked: false })
+        self.store_mark(&Mark { event, upto, attempt: 0, is_parked: false })
     }
 
-    pub(super) fn mark_attempt(&mut self, event: Position, attempt: u32) -> Result<()> {
+    /// Marks how many attempts on an event have failed if the process ends now.
+    pub(super) fn mark_attempts(&mut self, event: Position, attempt: u32) -> Result<(), End> {
         let upto = self.careful_upto.map_or(event, |upto| upto.max(event));
-        self.mark.store(Mark { event, upto, attempt, is_parked: false })
+        self.store_mark(&Mark { event, upto, attempt, is_parked: false })
+    }
+
+    pub(super) fn store_mark(&mut self, mark: &Mark) -> Result<(), End> {
+        self.sit_out_errors(|driver| driver.mark.store(mark.clone()))
     }
 }

@@ -57,6 +57,8 @@ pub(super) struct Driver {
     /// Up to here events are handled one by one, because one of them may end the process or fail as part of a batch.
     careful_upto: Option<Position>,
     breaker: Breaker,
+    /// How long the next wait for an outage to end is; `None` if there is none.
+    outage_delay: Option<Duration>,
     /// Of the chance in delays.
     seed: u64,
 }
@@ -109,8 +111,7 @@ impl Driver {
         let saved = checkpoint.position();
         if forgets {
             parking.clear()?;
-        }
-        if rebuilt.is_some() {
+            // An event that the state that is gone has failed at was not tried by the new one.
             mark.clear(None)?;
         }
         let observer = Observer::new(&shared.name);
@@ -129,6 +130,7 @@ impl Driver {
             suspect: None,
             careful_upto: None,
             breaker,
+            outage_delay: None,
             seed: draw_seed(store),
         };
         driver.begin(rebuilt, is_first)?;

@@ -56,6 +56,7 @@ impl Driver {
         Ok(true)
     }
 
+    /// Does what is due for a dead letter, which is due again after an outage.
     fn settle_letter(&mut self, letter: &DeadLetter) -> Result<(), End> {
         if letter.requested == Some(DeadLetterRequest::Discard) {
             self.parking.resolve(letter.position);
@@ -66,11 +67,15 @@ impl Driver {
 
     fn retry_letter(&mut self, letter: &DeadLetter) -> Result<(), End> {
         let (position, attempt) = (letter.position, letter.attempts + 1);
-        self.mark.store(Mark { event: position, upto: position, attempt, is_parked: true })?;
+        self.mark_letter(letter, attempt)?;
         let tried = match self.store.read(Query::all()).from(position).limit(1).next()? {
             Some(event) if event.position() == position => self.attempt(&event).and_then(|()| self.flush()),
             _ => Err(HandlerError::permanent("the log does not keep the event any more: it can only be discarded")),
         };
+        if tried.as_ref().map_or_else(|error| error.outage().is_some(), |()| true) {
+            // The attempt is over. A process that ends from here on did not end of the event.
+            self.mark_letter(letter, letter.attempts)?;
+        }
         match tried {
             Ok(()) => {
                 self.breaker.succeeded();
@@ -78,12 +83,21 @@ impl Driver {
                 self.parking.resolve(position);
                 self.save()
             }
+            Err(error) if error.outage().is_some() => {
+                self.work.roll_back()?;
+                self.sit_out(&error);
+                Ok(())
+            }
             Err(error) => {
                 let failed = self.failed(position, attempt, &error).failed;
                 self.work.roll_back()?;
-                Ok(self.parking.failed_again(position, &failed)?)
+                self.sit_out_errors(|driver| driver.parking.failed_again(position, &failed))
             }
         }
+    }
+
+    fn mark_letter(&mut self, letter: &DeadLetter, attempt: u32) -> Result<(), End> {
+        self.store_mark(&Mark { event: letter.position, upto: letter.position, attempt, is_parked: true })
     }
 
     /// Saves everything before it ends, and returns the state that it leaves.

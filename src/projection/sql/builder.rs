@@ -122,6 +122,10 @@ impl SqlProjectionBuilder {
     }
 
     /// What is done about an event that cannot be decoded or applied: the projection stops unless something else is said.
+    ///
+    /// No event is blamed for a database that another connection has locked, a full disk, or one that fails: the
+    /// projection waits ([`HandlerState::Unavailable`], [`HandlerState::NoSpace`]) and applies the same events again,
+    /// however long that takes.
     pub fn policy(mut self, policy: OnError) -> Self {
         self.options = self.options.policy(policy);
         self
@@ -145,12 +149,14 @@ impl SqlProjectionBuilder {
     ///
     /// # Errors
     /// [`Error::Invalid`](crate::Error::Invalid) if the events, the schema or the options are wrong;
-    /// [`Error::Held`](crate::Error::Held) if the name is in use; [`Error::Io`](crate::Error::Io) and
-    /// [`Error::Full`](crate::Error::Full) with what SQLite says; those of [`Store::state`].
+    /// [`Error::Held`](crate::Error::Held) if the name is in use; [`Error::Unavailable`](crate::Error::Unavailable),
+    /// [`Error::Full`](crate::Error::Full) and [`Error::Io`](crate::Error::Io) with what SQLite says; those of
+    /// [`Store::state`].
     pub fn start(self) -> Result<SqlProjectionHandle> {
         let Self { store, name, source, version, schema, declared, query, options } = self;
         let (declared_query, apply) = declared?;
         let query = query.unwrap_or(declared_query);
+        let stops = options.stops();
         let runner = options.runner(&name, query.clone());
         let database = Database::open(source, &name, version, schema)?;
         let core = Arc::new(SqlCore {
@@ -158,6 +164,7 @@ impl SqlProjectionBuilder {
             name,
             version,
             query,
+            stops,
             report: Mutex::new(StartReport::default()),
             tables: Mutex::new(Tables::new(database, apply)),
         });
@@ -221,11 +228,14 @@ impl SqlProjectionHandle {
     /// committed, and the new ones from then on; a kill before that leaves the old ones. The projection applies nothing
     /// else meanwhile, and the write-ahead log of the database grows by the size of the tables.
     ///
-    /// Dead letters are left out, and so are events that fail again and that the policy had let pass.
+    /// What is left out, and what is done about an event that fails, is the same as in
+    /// [`ProjectionHandle::rebuild`](crate::ProjectionHandle::rebuild).
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) and [`Error::Full`](crate::Error::Full) with what SQLite says; those of
-    /// [`Read::next`](crate::Read::next). The old tables stay.
+    /// [`Error::HandlerFailed`](crate::Error::HandlerFailed), naming the event, if one fails and the policy lets none
+    /// pass; [`Error::Unavailable`](crate::Error::Unavailable), [`Error::Full`](crate::Error::Full) and
+    /// [`Error::Io`](crate::Error::Io) with what SQLite says; those of [`Read::next`](crate::Read::next). The old tables
+    /// stay.
     pub fn rebuild(&self) -> Result<Rebuilt> {
         let is_paused = |state: &HandlerState| matches!(state, HandlerState::Paused);
         let was_paused = is_paused(&self.handler.status().state);

@@ -1,10 +1,13 @@
 //! The database of a SQL projection: opening it, its schema, transactions, and the row that holds the checkpoint.
 
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use crate::HandlerError;
 use crate::error::{Error, Invalid, Result, Violation};
 
 /// How long a statement waits for another writer of the same database.
@@ -102,6 +105,20 @@ impl Database {
         act(self).map_err(|error| sql_error(operation, &self.path, error))
     }
 
+    /// The error of an event that was applied: an outage, if it is one of the database and not of the event.
+    pub(super) fn judged(&self, error: HandlerError) -> HandlerError {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> =
+            if error.is_permanent() { None } else { Some(error.reason()) };
+        while let Some(reason) = cause {
+            let of_sqlite = reason.downcast_ref::<rusqlite::Error>();
+            if let Some(outage) = of_sqlite.and_then(|error| outage("apply an event to", &self.path, error)) {
+                return outage.into();
+            }
+            cause = reason.source();
+        }
+        error
+    }
+
     pub(super) fn saved(&self) -> Result<Option<Saved>> {
         let select = "SELECT version, checkpoint FROM annals_projections WHERE name = ?1";
         self.told("read the checkpoint in", |database| {
@@ -186,7 +203,21 @@ fn objects_of(schema: &str) -> Result<Vec<Object>> {
 }
 
 pub(super) fn sql_error(operation: &'static str, path: &Path, error: rusqlite::Error) -> Error {
-    let is_full = error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull);
-    let kind = if is_full { std::io::ErrorKind::StorageFull } else { std::io::ErrorKind::Other };
-    Error::io_or_full(operation, path, std::io::Error::new(kind, error))
+    let outage = outage(operation, path, &error);
+    outage.unwrap_or_else(|| Error::io(operation, path, io::Error::other(error)))
+}
+
+/// The error of the crate for one of SQLite that is not about what it was asked for: another connection has the lock,
+/// there is no space, or the disk does not do what it is told.
+fn outage(operation: &'static str, path: &Path, error: &rusqlite::Error) -> Option<Error> {
+    use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked, DiskFull, SystemIoFailure};
+    let source = |kind: ErrorKind| Arc::new(io::Error::new(kind, error.to_string()));
+    match error.sqlite_error_code()? {
+        DiskFull => Some(Error::Full { path: path.into(), source: source(ErrorKind::StorageFull) }),
+        DatabaseBusy | DatabaseLocked => {
+            Some(Error::Unavailable { operation, path: path.into(), source: source(ErrorKind::ResourceBusy) })
+        }
+        SystemIoFailure => Some(Error::Unavailable { operation, path: path.into(), source: source(ErrorKind::Other) }),
+        _ => None,
+    }
 }

@@ -10,9 +10,10 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use crate::error::{Error, ExpectedVersion};
-use crate::types::Position;
+use crate::types::{Position, Timestamp};
 use crate::{
-    Event, HandlerError, NewEvent, OnError, Query, RebuildCause, SqlProjectionBuilder, SqlProjectionHandle, Store,
+    Event, HandlerError, HandlerState, ManualClock, NewEvent, OnError, Options, Query, RebuildCause,
+    SqlProjectionBuilder, SqlProjectionHandle, Store,
 };
 
 const SCHEMA: &str = "
@@ -268,9 +269,7 @@ fn what_the_database_refuses_is_told_with_its_path() {
 
 #[test]
 fn what_a_full_disk_undid_is_applied_again_before_its_checkpoint_is_saved() {
-    let clock = crate::ManualClock::new(crate::Timestamp::default());
-    let store = crate::Options::new().clock(clock.clone()).without_background_work().in_memory().unwrap();
-    let world = World { store, directory: tempfile::tempdir().unwrap() };
+    let (world, clock) = world_with_clock();
     let mut is_first = true;
     let apply = move |tables: &Connection, event: &Event<'_>| {
         set(tables, event)?;
@@ -287,11 +286,161 @@ fn what_a_full_disk_undid_is_applied_again_before_its_checkpoint_is_saved() {
     };
     let builder = world.store.sql_projection_over("entries", world.path(), Query::all(), apply).schema(SCHEMA);
     let handle = builder.start().unwrap();
+    impatient(&handle);
     let position = world.append("a", "x=1");
     let state = handle.handler().wait_for_state(|state| matches!(state, crate::HandlerState::NoSpace { .. }));
     assert!(matches!(state, crate::HandlerState::NoSpace { .. }), "{state:?}");
     handle.read(|tables| tables.pragma_update_and_check(None, "max_page_count", 100_000, |_| Ok(())).unwrap());
+    // When it would go on, somebody else writes: what was undone is not given up for that.
+    let other = locked(&world.path());
     clock.advance(Duration::from_secs(1));
-    handle.wait_for(position).unwrap();
+    wait_until_unavailable(&handle);
+    other.execute_batch("ROLLBACK").unwrap();
+    pass_until_handled(&clock, &handle, position);
     assert_eq!(world.seen(), ("x=1".into(), 1));
+}
+
+/// Another connection to a database, in the middle of a transaction.
+fn locked(path: &Path) -> Connection {
+    let other = Connection::open(path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    other
+}
+
+/// Waits for no lock, so that a test need not either.
+fn impatient(handle: &SqlProjectionHandle) {
+    handle.read(|tables| tables.busy_timeout(Duration::ZERO).unwrap());
+}
+
+fn wait_until_unavailable(handle: &SqlProjectionHandle) {
+    let state = handle.handler().wait_for_state(|state| matches!(state, HandlerState::Unavailable { .. }));
+    assert!(matches!(&state, HandlerState::Unavailable { error } if error.contains("locked")), "{state:?}");
+}
+
+fn pass_until_handled(clock: &ManualClock, handle: &SqlProjectionHandle, position: Position) {
+    while handle.handler().status().position < Some(position) {
+        clock.advance(Duration::from_secs(60));
+        std::thread::yield_now();
+    }
+}
+
+fn world_with_clock() -> (World, ManualClock) {
+    let clock = ManualClock::new(Timestamp::default());
+    let store = Options::new().clock(clock.clone()).without_background_work().in_memory().unwrap();
+    (World { store, directory: tempfile::tempdir().unwrap() }, clock)
+}
+
+/// The long transaction of another projection in the same file was the failure of an event, which was skipped.
+#[test]
+fn a_database_that_another_connection_has_locked_is_waited_for_and_no_event_is_blamed() {
+    for policy in [OnError::skip(), OnError::park(), OnError::stop()] {
+        let (world, clock) = world_with_clock();
+        let handle = world.builder().policy(policy).start().unwrap();
+        impatient(&handle);
+        let other = locked(&world.path());
+        world.append("a", "x=1");
+        let position = world.append("a", "y=1");
+        for _ in 0..3 {
+            wait_until_unavailable(&handle);
+            clock.advance(Duration::from_secs(60));
+        }
+        other.execute_batch("COMMIT").unwrap();
+        pass_until_handled(&clock, &handle, position);
+        assert_eq!(world.seen(), ("x=1 y=1".into(), 2));
+        let status = handle.handler().status();
+        assert_eq!((status.handled, status.failures, status.parked, status.skipped), (2, 0, 0, 0));
+    }
+}
+
+/// The database may be full, or locked, in the middle of an event as well, and says so within an error of the application.
+#[test]
+fn a_database_that_is_full_while_an_event_is_applied_is_waited_for_and_no_event_is_blamed() {
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot set an entry")]
+    struct Unset(#[source] rusqlite::Error);
+    let (world, clock) = world_with_clock();
+    let apply = |tables: &Connection, event: &Event<'_>| {
+        let large = (event.payload().len() - "x=".len()) * 100_000;
+        let insert = "INSERT INTO entries VALUES (?1, printf('%.*c', ?2, 'x'))";
+        tables.execute(insert, (event.version().number() as i64, large as i64)).map_err(Unset)?;
+        Ok(())
+    };
+    let builder = world.store.sql_projection_over("entries", world.path(), Query::all(), apply).schema(SCHEMA);
+    let handle = builder.policy(OnError::skip()).start().unwrap();
+    let limit = |pages: u32| {
+        handle.read(|tables| tables.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap());
+    };
+    handle.wait_for(world.append("a", "x=")).unwrap();
+    limit(handle.read(|tables| tables.query_row("PRAGMA page_count", [], |row| row.get(0))).unwrap());
+    let position = world.append("a", "x=1");
+    let state = handle.handler().wait_for_state(|state| matches!(state, HandlerState::NoSpace { .. }));
+    assert!(matches!(state, HandlerState::NoSpace { .. }), "{state:?}");
+    limit(100_000);
+    pass_until_handled(&clock, &handle, position);
+    let count = handle.read(|tables| tables.query_row("SELECT count(*) FROM entries", [], |row| row.get(0)));
+    assert_eq!(count, Ok(2));
+    assert_eq!((handle.handler().status().failures, handle.handler().status().skipped), (0, 0));
+}
+
+/// What the database could not do now was left out of the new tables.
+#[test]
+fn a_rebuild_that_the_database_keeps_from_its_end_leaves_the_old_tables() {
+    let world = World::new();
+    world.append("a", "x=1");
+    let handle = world.run(world.builder().policy(OnError::skip()));
+    impatient(&handle);
+    let other = locked(&world.path());
+    let refused = handle.rebuild();
+    assert!(matches!(refused, Err(Error::Unavailable { .. })), "{refused:?}");
+    other.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(world.seen(), ("x=1".into(), 1));
+    assert_eq!(handle.rebuild().unwrap().events, 1);
+}
+
+/// The rebuild is as the policy is: it names the event, or goes on without it, and what was put aside stays so.
+#[test]
+fn a_rebuild_deals_with_an_event_that_fails_as_the_policy_says() {
+    for (policy, left_out) in [(OnError::stop(), None), (OnError::skip(), Some(1)), (OnError::park(), Some(1))] {
+        let world = World::new();
+        let is_broken = Arc::new(Mutex::new(false));
+        let breaks = Arc::clone(&is_broken);
+        let apply = move |tables: &Connection, event: &Event<'_>| {
+            if event.stream() == "odd" && *breaks.lock().unwrap() {
+                return Err("as asked".into());
+            }
+            set(tables, event)
+        };
+        world.append("a", "x=1");
+        let odd = world.append("odd", "y=1");
+        let builder = world.store.sql_projection_over("entries", world.path(), Query::all(), apply).schema(SCHEMA);
+        let handle = world.run(builder.policy(policy));
+        *is_broken.lock().unwrap() = true;
+        match (handle.rebuild(), left_out) {
+            (Ok(rebuilt), Some(left_out)) => assert_eq!(rebuilt.left_out, left_out),
+            (Err(Error::HandlerFailed { position, reason, .. }), None) => {
+                assert_eq!((position, reason.as_str()), (Some(odd), "as asked"));
+                assert_eq!(world.seen(), ("x=1 y=1".into(), 2), "the old tables stay");
+            }
+            (rebuilt, _) => panic!("{rebuilt:?}"),
+        }
+    }
+}
+
+/// Skipped events were tried again, and those of embedded projections were not.
+#[test]
+fn an_event_that_was_skipped_stays_so_in_a_rebuild() {
+    let world = World::new();
+    let fails = Arc::new(Mutex::new(true));
+    let gate = Arc::clone(&fails);
+    let apply = move |tables: &Connection, event: &Event<'_>| {
+        if *gate.lock().unwrap() { Err("not yet".into()) } else { set(tables, event) }
+    };
+    world.append("a", "x=1");
+    let builder = world.store.sql_projection_over("entries", world.path(), Query::all(), apply).schema(SCHEMA);
+    let handle = world.run(builder.policy(OnError::skip()));
+    *fails.lock().unwrap() = false;
+    handle.wait_for(world.append("a", "y=1")).unwrap();
+    let rebuilt = handle.rebuild().unwrap();
+    assert_eq!((rebuilt.events, rebuilt.left_out), (1, 1));
+    assert_eq!(world.seen(), ("y=1".into(), 1));
 }

@@ -1,7 +1,5 @@
 //! A SQL projection as work of a handler: events are applied in one transaction until they are saved.
 
-use std::collections::HashSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -9,6 +7,7 @@ use rusqlite::Connection;
 
 use super::database::Database;
 use crate::error::{Error, Result};
+use crate::projection::rebuild::{caught, given_up, put_aside};
 use crate::types::Position;
 use crate::{Checkpoint, Event, HandlerError, Query, RebuildCause, Rebuilt, StartReport, Store, Work};
 
@@ -21,6 +20,8 @@ pub(super) struct SqlCore {
     pub(super) name: String,
     pub(super) version: u32,
     pub(super) query: Query,
+    /// Whether its policy lets no event pass.
+    pub(super) stops: bool,
     pub(super) report: Mutex<StartReport>,
     pub(super) tables: Mutex<Tables>,
 }
@@ -42,6 +43,10 @@ impl Tables {
     }
 
     fn handle(&mut self, event: &Event<'_>) -> Result<(), HandlerError> {
+        self.try_handle(event).map_err(|error| self.database.judged(error))
+    }
+
+    fn try_handle(&mut self, event: &Event<'_>) -> Result<(), HandlerError> {
         if self.unsaved.is_empty() && self.database.connection.is_autocommit() {
             self.database.begin()?;
         }
@@ -127,10 +132,7 @@ impl SqlCore {
         let mut tables = self.tables.lock();
         if tables.is_undone() {
             let unsaved = std::mem::take(&mut tables.unsaved);
-            if let Err(error) = self.apply_again(&mut tables, unsaved) {
-                tables.broken = Some(error.to_string());
-                return Err(error);
-            }
+            self.apply_again(&mut tables, unsaved)?;
         }
         tables.save(checkpoint)
     }
@@ -154,10 +156,7 @@ impl SqlCore {
         if rebuilt.is_err() {
             tables.database.roll_back()?;
         }
-        if let Err(error) = self.apply_again(tables, unsaved) {
-            tables.broken = Some(error.to_string());
-            return Err(error);
-        }
+        self.apply_again(tables, unsaved)?;
         rebuilt
     }
 
@@ -167,13 +166,12 @@ impl SqlCore {
             database.begin()?;
             database.create_anew()
         })?;
-        let letters = self.store.dead_letters(&self.name)?.list()?;
-        let parked: HashSet<Position> = letters.iter().map(|letter| letter.position).collect();
+        let put_aside = put_aside(&self.store, &self.name)?;
         let mut rebuilt = Rebuilt { position: tables.saved, events: 0, left_out: 0 };
         if let Some(saved) = tables.saved {
             let mut read = self.store.read(self.query.clone()).upto(saved);
             while let Some(event) = read.next()? {
-                let is_applied = !parked.contains(&event.position()) && tables.apply_whole(&event)?;
+                let is_applied = !put_aside.contains(&event.position()) && self.apply_whole(tables, &event)?;
                 *(if is_applied { &mut rebuilt.events } else { &mut rebuilt.left_out }) += 1;
             }
         }
@@ -186,14 +184,38 @@ impl SqlCore {
         Ok(rebuilt)
     }
 
+    /// Applies an event of a rebuild, or nothing of it; whether it was applied, or let pass as the policy says.
+    fn apply_whole(&self, tables: &mut Tables, event: &Event<'_>) -> Result<bool> {
+        let Some(error) = tables.try_whole(event)? else { return Ok(true) };
+        if self.stops {
+            return Err(given_up(&self.name, event.position(), &error));
+        }
+        Ok(false)
+    }
+
+    /// Applies what was undone. After an outage it is still known to be unsaved, and can be tried again; after another
+    /// error nothing can be saved any more.
     fn apply_again(&self, tables: &mut Tables, unsaved: Vec<Position>) -> Result<()> {
+        let Err(error) = self.try_again(tables, &unsaved) else { return Ok(()) };
+        match error {
+            Error::Full { .. } | Error::Unavailable { .. } => {
+                tables.database.roll_back()?;
+                tables.unsaved = unsaved;
+            }
+            _ => tables.broken = Some(error.to_string()),
+        }
+        Err(error)
+    }
+
+    fn try_again(&self, tables: &mut Tables, unsaved: &[Position]) -> Result<()> {
         for position in unsaved {
-            let mut read = self.store.read(Query::all()).from(position).upto(position);
+            let mut read = self.store.read(Query::all()).from(*position).upto(*position);
             if let Some(event) = read.next()? {
-                tables.handle(&event).map_err(|error| Error::Codec {
-                    what: format!("cannot apply event {position} again"),
-                    reason: error.to_string(),
-                })?;
+                let failed = |error: HandlerError| match error.outage() {
+                    Some(outage) => outage.clone(),
+                    None => given_up(&self.name, *position, &error),
+                };
+                tables.handle(&event).map_err(failed)?;
             }
         }
         Ok(())
@@ -201,19 +223,22 @@ impl SqlCore {
 }
 
 impl Tables {
-    /// Applies an event, or nothing of it; whether it was applied.
-    fn apply_whole(&mut self, event: &Event<'_>) -> Result<bool> {
+    /// Applies an event, or nothing of it; why it could not be, if so.
+    fn try_whole(&mut self, event: &Event<'_>) -> Result<Option<HandlerError>> {
         let Self { database, apply, .. } = self;
         database.told("begin a savepoint in", |database| database.connection.execute_batch("SAVEPOINT event"))?;
-        let applied = catch_unwind(AssertUnwindSafe(|| apply(&database.connection, event)));
-        if matches!(applied, Ok(Ok(()))) {
+        let Err(error) = caught(|| apply(&database.connection, event)) else {
             database.told("end a savepoint in", |database| database.connection.execute_batch("RELEASE event"))?;
-            return Ok(true);
+            return Ok(None);
+        };
+        let error = database.judged(error);
+        if let Some(outage) = error.outage() {
+            return Err(outage.clone());
         }
         database.told("undo an event in", |database| {
             database.connection.execute_batch("ROLLBACK TO event; RELEASE event")
         })?;
-        Ok(false)
+        Ok(Some(error))
     }
 }
 

@@ -17,8 +17,9 @@ use crate::{progress, upcast};
 /// Copy a store through upcasters into a new one, and show what changes
 ///
 /// Streams, times, commits, tags and metadata stay, and so do the ids; events that are split off get ids derived from
-/// them, the same each time. Positions and versions are counted anew where events are dropped or split. Snapshots and
-/// checkpoints, which refer to them, are not copied. The new store appears when it is whole.
+/// them, the same each time. Positions and versions are counted anew, without gaps: they change where events are
+/// dropped or split, or are missing in the source because streams were truncated or deleted. Snapshots and checkpoints,
+/// which refer to them, are not copied. The new store appears when it is whole.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
                         annals migrate bank.annals --upcast rules.json --dry-run\n  \

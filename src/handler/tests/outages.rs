@@ -1,0 +1,303 @@
+//! What is no event's fault: a full disk, a database that does not answer, a process that ends between two steps.
+
+use std::sync::mpsc;
+
+use super::*;
+use crate::handler::mark::Mark;
+
+/// What every event needs, there or not.
+#[derive(Clone, Default)]
+struct Supply(Arc<AtomicBool>);
+
+impl Supply {
+    fn set(&self, is_there: bool) {
+        self.0.store(is_there, Ordering::SeqCst);
+    }
+
+    fn take(&self) -> Result<(), HandlerError> {
+        if self.0.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let source = Arc::new(std::io::Error::other("locked"));
+        Err(Error::Unavailable { operation: "write to", path: "tables".into(), source }.into())
+    }
+}
+
+/// Work that needs a supply, and tells which events it has handled.
+struct Needy {
+    supply: Supply,
+    handled: mpsc::Sender<u64>,
+    effects: Effects,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Effects {
+    Within,
+    Outside,
+}
+
+impl Work for Needy {
+    fn load(&mut self, _store: &Store) -> Result<Option<Checkpoint>> {
+        Ok(None)
+    }
+
+    fn handle(&mut self, event: &Event<'_>) -> Result<(), HandlerError> {
+        self.supply.take()?;
+        if event.payload() == b"bad" {
+            return Err("it is bad".into());
+        }
+        // Nobody listens any more when the test is over.
+        let _ = self.handled.send(event.position().number());
+        Ok(())
+    }
+
+    fn save(&mut self, _checkpoint: &Checkpoint) -> Result<()> {
+        Ok(())
+    }
+
+    fn roll_back(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn has_effects_outside(&self) -> bool {
+        self.effects == Effects::Outside
+    }
+}
+
+struct Scene {
+    clock: ManualClock,
+    store: Store,
+    supply: Supply,
+    handled: mpsc::Receiver<u64>,
+    handler: HandlerHandle,
+}
+
+impl Scene {
+    fn new(effects: Effects, policy: OnError) -> Self {
+        let clock = ManualClock::new(Timestamp::default());
+        let store = Options::new().clock(clock.clone()).without_background_work().in_memory().unwrap();
+        let (supply, (sender, handled)) = (Supply::default(), mpsc::channel());
+        let work = Needy { supply: supply.clone(), handled: sender, effects };
+        let handler = runner().policy(policy).start(&store, Box::new(work)).unwrap();
+        Self { clock, store, supply, handled, handler }
+    }
+
+    fn wait_for_outage(&self) {
+        let state = self.handler.wait_for_state(|state| matches!(state, HandlerState::Unavailable { .. }));
+        assert!(matches!(&state, HandlerState::Unavailable { error } if error.contains("locked")), "{state:?}");
+    }
+
+    /// Lets time pass until something is so.
+    fn pass_until(&self, is_so: impl Fn() -> bool) {
+        while !is_so() {
+            self.clock.advance(60 * SECOND);
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn no_event_is_blamed_for_an_outage() {
+    for effects in [Effects::Within, Effects::Outside] {
+        for policy in [OnError::skip(), OnError::park(), OnError::stop()] {
+            let scene = Scene::new(effects, policy.circuit_breaker(1, SECOND));
+            let last = append(&scene.store, "a", 3);
+            for _ in 0..3 {
+                scene.wait_for_outage();
+                scene.clock.advance(60 * SECOND);
+            }
+            scene.supply.set(true);
+            scene.pass_until(|| scene.handler.status().position == Some(last));
+            let status = scene.handler.status();
+            assert_eq!((status.handled, status.failures, status.parked, status.skipped), (3, 0, 0, 0), "{effects:?}");
+            assert_eq!(scene.handled.try_iter().collect::<Vec<_>>(), [1, 2, 3]);
+        }
+    }
+}
+
+/// What was handled before the outage is not handled a second time where that would be seen.
+#[test]
+fn an_outage_amid_a_batch_repeats_no_effect() {
+    let scene = Scene::new(Effects::Outside, OnError::park());
+    scene.supply.set(true);
+    scene.handler.wait_for(append(&scene.store, "a", 2)).unwrap();
+    scene.supply.set(false);
+    let last = append(&scene.store, "a", 2);
+    scene.wait_for_outage();
+    scene.supply.set(true);
+    scene.pass_until(|| scene.handler.status().position == Some(last));
+    assert_eq!(scene.handled.try_iter().collect::<Vec<_>>(), [1, 2, 3, 4]);
+}
+
+/// An outage that comes between the attempts on an event that fails is none of them.
+#[test]
+fn an_outage_is_no_attempt_on_an_event_that_fails() {
+    let scene = Scene::new(Effects::Outside, OnError::retry(1).backoff(SECOND, SECOND).without_jitter().then_park());
+    scene.supply.set(true);
+    let bad = scene.store.append("a", ExpectedVersion::Any, [NewEvent::raw("Happened", "bad")]).unwrap();
+    let state = scene.handler.wait_for_state(|state| matches!(state, HandlerState::Retrying { .. }));
+    assert!(matches!(state, HandlerState::Retrying { attempts: 1, .. }), "{state:?}");
+    scene.supply.set(false);
+    scene.clock.advance(SECOND);
+    for _ in 0..3 {
+        scene.wait_for_outage();
+        scene.clock.advance(60 * SECOND);
+    }
+    scene.supply.set(true);
+    scene.pass_until(|| scene.handler.status().position == Some(bad.last_position()));
+    let letters = scene.store.dead_letters("stub").unwrap();
+    assert_eq!(letters.list().unwrap().iter().map(|letter| letter.attempts).collect::<Vec<_>>(), [2]);
+    assert_eq!(scene.handler.status().failures, 2);
+}
+
+/// An order ends the wait, however long that would be: one that did not would hang this.
+#[test]
+fn a_handler_that_waits_for_an_outage_to_end_does_what_it_is_told() {
+    for effects in [Effects::Within, Effects::Outside] {
+        let scene = Scene::new(effects, OnError::park());
+        append(&scene.store, "a", 1);
+        scene.wait_for_outage();
+        scene.handler.pause();
+        scene.handler.wait_for_state(|state| *state == HandlerState::Paused);
+        scene.handler.resume();
+        scene.wait_for_outage();
+        scene.handler.stop().unwrap();
+    }
+}
+
+#[test]
+fn a_dead_letter_that_an_outage_keeps_from_being_retried_is_tried_again_by_itself() {
+    let clock = ManualClock::new(Timestamp::default());
+    let store = Options::new().clock(clock.clone()).without_background_work().in_memory().unwrap();
+    let (supply, is_mended) = (Supply::default(), Arc::new(AtomicBool::new(false)));
+    let react = {
+        let (supply, is_mended) = (supply.clone(), Arc::clone(&is_mended));
+        move |_: &Event<'_>| {
+            supply.take()?;
+            if is_mended.load(Ordering::SeqCst) { Ok(()) } else { Err("it is broken".into()) }
+        }
+    };
+    supply.set(true);
+    let mailer = store.react("mailer", react).policy(OnError::park()).start().unwrap();
+    mailer.wait_for(append(&store, "a", 1)).unwrap();
+    is_mended.store(true, Ordering::SeqCst);
+    supply.set(false);
+    let letters = store.dead_letters("mailer").unwrap();
+    letters.retry_all().unwrap();
+    mailer.wait_for_state(|state| matches!(state, HandlerState::Unavailable { .. }));
+    assert_eq!(letters.list().unwrap()[0].attempts, 1);
+    supply.set(true);
+    while !letters.list().unwrap().is_empty() {
+        clock.advance(60 * SECOND);
+        std::thread::yield_now();
+    }
+    mailer.wait_for_requests().unwrap();
+    assert_eq!(mailer.status().failures, 1);
+}
+
+/// A disk that is full when a mark is written ended the handler.
+#[test]
+fn a_mark_waits_for_space_as_a_checkpoint_does() {
+    let clock = ManualClock::new(Timestamp::default());
+    let disk = MemoryDisk::new();
+    let options = Options::new().clock(clock.clone()).without_background_work();
+    let store = Store::open_on(Arc::new(disk.clone()), options, true).unwrap();
+    let mailer = store.react("mailer", |_| Ok(())).start().unwrap();
+    mailer.wait_for(append(&store, "a", 1)).unwrap();
+    disk.set_budget(disk.used());
+    // What the state has allocated already is used up.
+    let state = store.state().unwrap();
+    while state.put("filler", vec![0; 4096]).is_ok() {}
+    while state.put("filler", "").is_ok() {}
+    let position = append(&store, "a", 1);
+    let state = mailer.wait_for_state(|state| matches!(state, HandlerState::NoSpace { .. }));
+    assert!(matches!(state, HandlerState::NoSpace { .. }), "{state:?}");
+    disk.set_budget(u64::MAX);
+    while mailer.status().position < Some(position) {
+        clock.advance(60 * SECOND);
+        std::thread::yield_now();
+    }
+    mailer.stop().unwrap();
+}
+
+/// What a process leaves that was killed when its batch was handled and not saved.
+fn left(store: &Store, event: u64, upto: u64, attempt: u32) {
+    let position = |number| Position::new(number).unwrap();
+    let mark = Mark { event: position(event), upto: position(upto), attempt, is_parked: false };
+    store.state().unwrap().put(keys::mark("mailer"), serde_json::to_vec(&mark).unwrap()).unwrap();
+}
+
+/// The batch may have been handled when the process ended: its only event was parked, or skipped, without being seen.
+#[test]
+fn a_kill_during_a_batch_of_one_event_is_no_attempt_on_it() {
+    for policy in [OnError::park(), OnError::skip()] {
+        let store = store();
+        let position = append(&store, "a", 1);
+        left(&store, 1, 1, 0);
+        let (mails, sent) = mpsc::channel();
+        let react = move |event: &Event<'_>| Ok(mails.send(event.position())?);
+        let mailer = store.react("mailer", react).from_start().policy(policy).start().unwrap();
+        mailer.wait_for(position).unwrap();
+        assert_eq!(sent.try_iter().collect::<Vec<_>>(), [position]);
+        assert_eq!((mailer.status().parked, mailer.status().skipped), (0, 0));
+    }
+}
+
+/// A process that ends while its work is saved did not end of the event.
+#[test]
+fn an_attempt_that_is_over_does_not_count_while_it_is_saved() {
+    let store = store();
+    let position = append(&store, "a", 2);
+    left(&store, 1, 2, 0);
+    let marks = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let mark_of = |store: &Store| -> Mark {
+        let bytes = store.state().unwrap().get(&keys::mark("mailer")).unwrap().unwrap();
+        serde_json::from_slice(&bytes).unwrap()
+    };
+    let work = Marking { store: store.clone(), marks: Arc::clone(&marks), mark_of };
+    let runner = Runner::new("mailer", HandlerKind::Reactor).policy(OnError::park());
+    runner.start(&store, Box::new(work)).unwrap().wait_for(position).unwrap();
+    let seen = marks.lock().clone();
+    assert_eq!(seen, [("handle", 1, 1), ("save", 1, 0), ("handle", 2, 1), ("save", 2, 0)]);
+}
+
+/// A step, and the event and the attempts of the mark at it.
+type Noted = (&'static str, u64, u32);
+
+/// Remembers the mark at each step.
+struct Marking<M> {
+    store: Store,
+    marks: Arc<parking_lot::Mutex<Vec<Noted>>>,
+    mark_of: M,
+}
+
+impl<M: Fn(&Store) -> Mark> Marking<M> {
+    fn note(&self, step: &'static str) {
+        let mark = (self.mark_of)(&self.store);
+        self.marks.lock().push((step, mark.event.number(), mark.attempt));
+    }
+}
+
+impl<M: Fn(&Store) -> Mark + Send> Work for Marking<M> {
+    fn load(&mut self, _store: &Store) -> Result<Option<Checkpoint>> {
+        Ok(None)
+    }
+
+    fn handle(&mut self, _event: &Event<'_>) -> Result<(), HandlerError> {
+        self.note("handle");
+        Ok(())
+    }
+
+    fn save(&mut self, _checkpoint: &Checkpoint) -> Result<()> {
+        self.note("save");
+        Ok(())
+    }
+
+    fn roll_back(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn has_effects_outside(&self) -> bool {
+        true
+    }
+}
