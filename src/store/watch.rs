@@ -128,8 +128,9 @@ impl Watch {
         }
     }
 
-    /// Why nothing will come any more, if so.
-    fn end(&self) -> Option<Error> {
+    /// Why nothing will come any more, if so: [`Error::Closed`] or [`Error::Poisoned`]. Unlike [`wait`](Self::wait) it says
+    /// so at once, though what happened before may not have been told yet.
+    pub fn end(&self) -> Option<Error> {
         if self.inner.log.watchers().is_closed() {
             return Some(Error::Closed);
         }
@@ -227,7 +228,9 @@ mod tests {
         let store = open(Options::new());
         let watch = store.watch();
         store.send(commit()).unwrap();
+        assert!(watch.end().is_none());
         store.close().unwrap();
+        assert!(matches!(watch.end(), Some(Error::Closed)), "who asks for the end is told at once");
         assert!(watch.wait(None).unwrap());
         assert!(matches!(watch.wait(None), Err(Error::Closed)));
         assert_eq!(watch.head().unwrap(), Position::new(1));

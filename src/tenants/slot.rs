@@ -5,7 +5,6 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -109,7 +108,7 @@ impl SlotState {
     pub(super) fn settle(&mut self) {
         self.other_leases.retain(|lease| lease.strong_count() > 0);
         let Some(open) = self.open.take() else { return };
-        match open.failure() {
+        match open.watch.end() {
             // One of its users closed it, for all.
             Some(Error::Closed) => self.other_leases.push(open.lease),
             Some(_) if open.lease.strong_count() == 0 => drop(open.store.close()),
@@ -125,14 +124,6 @@ impl SlotState {
     fn is_lent(&self) -> bool {
         let is_alive = |lease: &Weak<Lease>| lease.strong_count() > 0;
         self.open.as_ref().is_some_and(|open| is_alive(&open.lease)) || self.other_leases.iter().any(is_alive)
-    }
-}
-
-impl OpenStore {
-    /// What keeps the store from taking appends, if anything does.
-    fn failure(&self) -> Option<Error> {
-        self.watch.signal().take();
-        self.watch.wait(Some(Duration::ZERO)).err()
     }
 }
 
