@@ -33,7 +33,8 @@ pub enum Error {
         path: PathBuf,
     },
 
-    /// Another writer has the store open. It is free as soon as that one is closed, dropped or killed.
+    /// Another writer has the store open. It is free as soon as that one is closed, dropped or killed. In a process that was
+    /// forked, the handle that it inherited says so: the store is that of the process it was forked from.
     #[error("the store at {} is open for writing elsewhere", path.display())]
     Locked {
         /// The store.

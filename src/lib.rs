@@ -53,6 +53,9 @@ mod observe;
 mod process;
 mod projection;
 mod randomness;
+mod sabotage;
+#[cfg(test)]
+mod seeds;
 mod storage;
 mod store;
 mod subscription;

@@ -15,7 +15,7 @@ use std::path::Path;
 // --- The rules -------------------------------------------------------------------------------------------------------
 
 /// Words that every layer speaks. Each may import the others and nothing else of the crate.
-const KERNEL: &[&str] = &["clock", "codec", "error", "limits", "randomness", "sync", "types"];
+const KERNEL: &[&str] = &["clock", "codec", "error", "limits", "randomness", "sabotage", "sync", "types"];
 
 /// A module of the engine.
 struct Layer {

@@ -28,10 +28,11 @@ pub(crate) fn put(bytes: &mut [u8], offset: usize, value: &[u8]) {
     bytes[offset..offset + value.len()].copy_from_slice(value);
 }
 
+static ZEROS: [u8; 256] = [0; 256];
+
 pub(crate) fn is_zero(bytes: &[u8]) -> bool {
-    // Words first: recovery asks this of whole megabytes.
-    let (words, rest) = bytes.as_chunks::<64>();
-    words.iter().all(|word| word.iter().fold(0, |sum, byte| sum | byte) == 0) && rest.iter().all(|byte| *byte == 0)
+    // Compared as memory: recovery asks this of whole megabytes.
+    bytes.chunks(ZEROS.len()).all(|chunk| *chunk == ZEROS[..chunk.len()])
 }
 
 /// The next multiple of 8: where a frame ends.

@@ -10,6 +10,7 @@ use super::checksum::Place;
 use super::record::RecordFields;
 use super::segment::START_BODY_BYTES;
 use crate::limits::{COMMIT_BYTES_MAX, EVENTS_PER_COMMIT_MAX};
+use crate::sabotage::{Sabotage, sabotaged};
 
 /// Bytes of a frame header.
 pub(crate) const HEADER_BYTES: usize = 48;
@@ -82,7 +83,7 @@ impl FrameHeader {
             return Err(FrameFault::Blank);
         }
         let checksum = u32_at(bytes, 0);
-        if checksum != place.checksum(&bytes[4..]) {
+        if checksum != place.checksum(covered(bytes)) && !sabotaged(Sabotage::TrustHeader) {
             return Err(FrameFault::Damaged("the checksum of a frame header does not match"));
         }
         if bytes[45] != 0 || u16_at(bytes, 46) != 0 {
@@ -221,10 +222,15 @@ pub(crate) fn record_range(body: &[u8], count: u32, ordinal: u32) -> Result<(Ran
 pub(crate) fn record_in(body: &[u8], count: u32, place: Place, ordinal: u32) -> Result<Range<usize>, &'static str> {
     let (range, checksum) = record_range(body, count, ordinal)?;
     let record = body.get(range.clone()).ok_or("a record reaches beyond its frame")?;
-    if place.of_record(ordinal).checksum(record) != checksum {
+    if place.of_record(ordinal).checksum(record) != checksum && !sabotaged(Sabotage::TrustRecord) {
         return Err("the checksum of a record does not match");
     }
     Ok(range)
+}
+
+/// The part of a frame header that its checksum covers: all but the checksum.
+fn covered(header: &[u8]) -> &[u8] {
+    if sabotaged(Sabotage::ChecksumWithoutLength) { &header[8..] } else { &header[4..] }
 }
 
 /// Bytes of the frame of a commit whose records have these lengths.
@@ -291,7 +297,7 @@ fn finish(
         FrameKind::Commit => 2,
         FrameKind::Mark => 3,
     };
-    let checksum = place.checksum(&header[4..]);
+    let checksum = place.checksum(covered(header));
     put(header, 0, &checksum.to_le_bytes());
     checksum
 }
@@ -372,6 +378,19 @@ mod tests {
         }
     }
 
+    /// Readers go from frame to frame by the lengths of headers alone.
+    #[test]
+    fn every_flipped_bit_of_a_header_is_noticed_before_its_length_is_used() {
+        let bytes = commit(&[b"one", b"two!"]);
+        let header: [u8; HEADER_BYTES] = *bytes.first_chunk().unwrap();
+        assert!(FrameHeader::decode(&header, place()).is_ok());
+        for bit in 0..HEADER_BYTES * 8 {
+            let mut flipped = header;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(FrameHeader::decode(&flipped, place()).is_err(), "bit {bit}");
+        }
+    }
+
     #[test]
     fn every_flipped_bit_of_a_record_is_noticed_by_a_point_read() {
         let bytes = commit(&[b"one", b"two!"]);
@@ -410,13 +429,20 @@ mod tests {
     #[test]
     fn zeros_are_blank_and_unknown_things_are_not_damage() {
         assert_eq!(Frame::decode(&[0; 64], place()).unwrap_err(), FrameFault::Blank);
-        for (offset, value) in [(44, 9), (45, 1), (46, 1)] {
+        for (offset, value) in [(44, 0), (44, 9), (45, 1), (46, 1)] {
             let mut bytes = commit(&[b"one"]);
             bytes[offset] = value;
             let checksum = place().checksum(&bytes[4..HEADER_BYTES]);
             put(&mut bytes, 0, &checksum.to_le_bytes());
             assert!(matches!(Frame::decode(&bytes, place()), Err(FrameFault::Unknown(_))), "offset {offset}");
         }
+    }
+
+    #[test]
+    fn rubbish_without_a_kind_is_damage_and_not_blank() {
+        let mut bytes = commit(&[b"one"]);
+        bytes[44] = 0;
+        assert!(matches!(Frame::decode(&bytes, place()), Err(FrameFault::Damaged(_))));
     }
 
     #[test]

@@ -114,9 +114,7 @@ impl<'a> Record<'a> {
             }
         };
         let record = Self { head, tag_lengths, codec, stream, event_type, tag_text, metadata, payload };
-        if tag_count > 0 {
-            record.check_tags()?;
-        }
+        record.check_tags()?;
         Ok(record)
     }
 
@@ -337,5 +335,15 @@ mod tests {
         assert!(of_lengths(1, 1, 1, tag + 1).is_err());
         assert!(of_lengths(0, 1, 1, 1).is_err());
         assert!(of_lengths(1, 0, 1, 1).is_err());
+    }
+
+    #[test]
+    fn each_codec_has_a_number_of_its_own() {
+        let codecs = [Codec::Raw, Codec::Json, Codec::Postcard, Codec::Bincode];
+        assert_eq!(codecs.map(codec_number), [0, 1, 2, 3]);
+        assert_eq!(
+            [0, 1, 2, 3, 4, 255].map(codec_of),
+            [Some(Codec::Raw), Some(Codec::Json), Some(Codec::Postcard), Some(Codec::Bincode), None, None]
+        );
     }
 }

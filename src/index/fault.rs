@@ -5,17 +5,21 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::error::Error;
 
 /// The result of what can fail in the index.
 pub(crate) type Result<T, E = IndexError> = std::result::Result<T, E>;
 
-/// Why the index has no answer. Both are boxed, so that the answers on the hot paths stay small.
+/// Why the index has no answer. All are boxed, so that the answers on the hot paths stay small.
 #[derive(Debug, Clone)]
 pub(crate) enum IndexError {
     /// A file of the index is damaged; `Index::repair` rebuilds it.
     Damaged(Box<IndexFault>),
+    /// A page of the index cannot be read. Whoever can have the file rebuilt does so, as of a damaged one; to everybody
+    /// else it is an error of the operating system.
+    Unreadable(Box<Unreadable>),
     /// The log or the operating system failed.
     Failed(Box<Error>),
 }
@@ -30,6 +34,13 @@ pub(crate) struct IndexFault {
     pub(crate) reason: &'static str,
     /// The page seed of the file, which tells whether it was replaced since.
     pub(super) seed: u32,
+}
+
+/// A page that the operating system refused to read.
+#[derive(Debug, Clone)]
+pub(crate) struct Unreadable {
+    pub(super) fault: IndexFault,
+    pub(super) source: Arc<io::Error>,
 }
 
 /// A file of the index.
@@ -68,6 +79,17 @@ pub(crate) const DIRECTORY: &str = "index";
 /// How the name of a file ends that is being made.
 pub(super) const TEMPORARY: &str = ".tmp";
 
+impl IndexError {
+    /// The file that `Index::repair` rebuilds, if that helps.
+    pub(crate) fn fault(&self) -> Option<&IndexFault> {
+        match self {
+            IndexError::Damaged(fault) => Some(fault),
+            IndexError::Unreadable(unreadable) => Some(&unreadable.fault),
+            IndexError::Failed(_) => None,
+        }
+    }
+}
+
 impl From<Error> for IndexError {
     fn from(error: Error) -> Self {
         IndexError::Failed(Box::new(error))
@@ -78,6 +100,10 @@ impl From<IndexError> for Error {
     fn from(error: IndexError) -> Self {
         match error {
             IndexError::Damaged(fault) => Error::corrupt(fault.path, fault.offset, fault.reason),
+            IndexError::Unreadable(unreadable) => {
+                let Unreadable { fault, source } = *unreadable;
+                Error::Io { operation: "read", path: fault.path, source }
+            }
             IndexError::Failed(error) => *error,
         }
     }

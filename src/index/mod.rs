@@ -37,6 +37,7 @@ use std::sync::Arc;
 use crate::error::Error;
 use crate::format::frame::{Frame, FrameHeader};
 use crate::randomness::Randomness;
+use crate::sabotage::{Sabotage, sabotaged};
 use crate::storage::{Disk, ReadMode};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{ArcSwap, Mutex, SwapGuard};
@@ -278,7 +279,9 @@ impl Index {
         }
         let _spilling = self.spilling.lock();
         let view = self.view();
-        let Some(window) = view.oldest_frozen().filter(|window| window.next_position() - 1 <= synced).cloned() else {
+        let is_ready =
+            |window: &&Arc<Window>| window.next_position() - 1 <= synced || sabotaged(Sabotage::IndexBeforeLog);
+        let Some(window) = view.oldest_frozen().filter(is_ready).cloned() else {
             return Ok(false);
         };
         let mut positions = view.positions_of(window.segment.number);

@@ -388,8 +388,7 @@ fn retry<T>(index: &Index, log: &FakeLog, mut ask: impl FnMut() -> Result<T>) ->
     for _ in 0..20 {
         match ask() {
             Ok(answer) => return answer,
-            Err(IndexError::Damaged(fault)) => index.repair(&fault, log).unwrap(),
-            Err(IndexError::Failed(error)) => panic!("{error}"),
+            Err(error) => index.repair(error.fault().unwrap_or_else(|| panic!("{error:?}")), log).unwrap(),
         }
     }
     panic!("repairing does not help");

@@ -9,12 +9,13 @@ use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::fault::{IndexError, IndexFault, IndexFile, Result};
+use super::fault::{IndexFault, IndexFile, Result};
 use super::key::EventKeys;
 use super::paged::{Files, Unusable};
 use super::positions::{Positions, PositionsFile};
 use super::run::Run;
 use super::window::FrameAt;
+use crate::error::Error;
 use crate::format::page::PAGE_BYTES;
 use crate::format::positions::{Checkpoint, ZONE_POSITIONS, Zone};
 use crate::randomness::SystemRandomness;
@@ -143,8 +144,10 @@ impl IndexAudit {
             Ok(None) => {}
             Ok(Some(reason)) => self.problems.push(run_problem(&*self.disk, run, &format!("{reason}; {WRONG}"))),
             // The pages were whole when the file was opened.
-            Err(IndexError::Damaged(fault)) => self.problems.push(page_problem(*fault)),
-            Err(IndexError::Failed(error)) => self.problems.push(run_problem(&*self.disk, run, &error.to_string())),
+            Err(error) => self.problems.push(match error.fault() {
+                Some(fault) => page_problem(fault.clone()),
+                None => run_problem(&*self.disk, run, &Error::from(error).to_string()),
+            }),
         }
     }
 

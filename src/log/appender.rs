@@ -30,6 +30,7 @@ use crate::format::record::RecordFields;
 use crate::format::segment::StartBody;
 use crate::limits::UNSYNCED_BYTES_MAX;
 use crate::randomness::Randomness;
+use crate::sabotage::{Sabotage, sabotaged};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::types::Durability;
@@ -451,13 +452,13 @@ impl Appender {
         }
         for index in 0..batch.pieces.len() {
             // A start frame says that the segment before it is complete: that must be true on the disk first.
-            if batch.pieces[index].starts_segment {
+            if batch.pieces[index].starts_segment && !sabotaged(Sabotage::NoSyncAtRoll) {
                 self.note_written(batch, index);
                 self.sync_written()?;
             }
             batch.write(index)?;
         }
-        if !batch.wants_sync {
+        if !batch.wants_sync || sabotaged(Sabotage::AcknowledgeBeforeSync) {
             batch.publish_all();
             return Ok(());
         }
@@ -574,10 +575,14 @@ impl Turn<'_> {
     /// Reserves allocated space for a frame, in a new segment if this one has not enough left. On an error nothing was
     /// given and nothing changed.
     pub(crate) fn reserve(&mut self, frame_len: usize) -> Result<()> {
-        match self.sequencer.tip.offset + frame_len as u64 <= self.sequencer.capacity {
-            true => Ok(()),
-            false => self.roll(frame_len as u64, 0),
+        if self.sequencer.tip.offset + frame_len as u64 <= self.sequencer.capacity {
+            return Ok(());
         }
+        let rolled = self.roll(frame_len as u64, 0);
+        if rolled.is_err() && sabotaged(Sabotage::FullAfterSequencing) {
+            self.sequencer.tip.next_position += 1;
+        }
+        rolled
     }
 
     /// Stages a commit for which space was reserved.
@@ -592,8 +597,10 @@ impl Turn<'_> {
         let count = records.len() as u64;
         let tip = sequencer.tip;
         // A clock that went back repeats the last time.
-        let commit_time = now.max(tip.commit_time);
-        let link = sequencer.link(self.appender.syncer.synced_address(), commit_time);
+        let commit_time = if sabotaged(Sabotage::ClockBackward) { now } else { now.max(tip.commit_time) };
+        let is_early = sabotaged(Sabotage::DurableAddressEarly);
+        let durable = if is_early { tip.address() } else { self.appender.syncer.synced_address() };
+        let link = sequencer.link(durable, commit_time);
         let place = sequencer.segment.place(tip.offset);
         let bytes = &mut sequencer.staged.bytes;
         let before = bytes.len();
@@ -634,7 +641,7 @@ impl Turn<'_> {
     /// Ends the turn and returns when everything that was staged is written and synced.
     pub(super) fn settle(mut self) -> Result<()> {
         let batch = self.sequencer.staged.number;
-        self.sequencer.staged.wants_sync = true;
+        self.sequencer.staged.wants_sync = !sabotaged(Sabotage::TrimBeforeSync);
         self.appender.see_batch_through(self.sequencer, batch)
     }
 

@@ -12,6 +12,7 @@ use super::segment::{Segment, SegmentWriter, path_of};
 use super::{Log, LogOptions};
 use crate::error::{Error, Result};
 use crate::format::frame::FrameFault;
+use crate::sabotage::{Sabotage, sabotaged};
 use crate::storage::{Access, Disk, File};
 use crate::sync::Mutex;
 
@@ -48,7 +49,8 @@ impl Follower {
         let path = path_of(last.header.number);
         let file = disk.open(&path, Access::Read).map_err(|error| Error::io("open", disk.locate(&path), error))?;
         let mut segments = sealed_segments(disk, options, &inspection);
-        let (growing, served) = (Arc::clone(&file), tail.confirmed);
+        let served = if sabotaged(Sabotage::ServeUnconfirmed) { tail.end } else { tail.confirmed };
+        let growing = Arc::clone(&file);
         let (segment, writer) =
             Segment::growing(Arc::clone(disk), options.read_mode, &last.header, last.origin(), growing, served.offset)?;
         segments.push(Arc::clone(&segment));

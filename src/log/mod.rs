@@ -202,7 +202,8 @@ impl Log {
     /// Bytes of the segments that are kept, up to the end of what is visible.
     pub(crate) fn kept_bytes(&self) -> u64 {
         let segments = self.segments();
-        let (Some(first), Some(last)) = (segments.iter().next(), segments.last()) else { return 0 };
+        let first = segments.iter().next().expect("an open log has a segment");
+        let last = segments.last().expect("an open log has a segment");
         last.base - first.base + last.used_bytes().unwrap_or(0)
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::appender::{Appender, LogEnd};
-use super::recovery::{Checkpoint, Inspection, inspect};
+use super::recovery::{Checkpoint, Inspection, inspect, read_synced_head};
 use super::scan::Joint;
 use super::segment::{FIRST_FRAME, Origin, Segment, SegmentWriter, Spare, path_of};
 use super::syncer::{Syncer, WrittenEnd};
@@ -14,6 +14,7 @@ use crate::format::frame::{FrameKind, Link, encode_control};
 use crate::format::segment::{HEADER_BYTES, SegmentHeader, StartBody};
 use crate::format::synced_head::SYNCED_HEAD_BYTES;
 use crate::randomness::Randomness;
+use crate::sabotage::{Sabotage, sabotaged};
 use crate::storage::{Access, Disk, File};
 use crate::types::StoreId;
 
@@ -82,7 +83,8 @@ impl Opening<'_> {
         let confirmed_bytes = self.confirm_tail(inspection)?;
         let (tail, last) = (&inspection.tail, inspection.last());
         let mut segments = sealed_segments(self.disk, self.options, inspection);
-        let end = if tail.torn_bytes == 0 {
+        let is_left = sabotaged(Sabotage::NoTailCut) || sabotaged(Sabotage::ReuseTornPoint);
+        let end = if tail.torn_bytes == 0 || is_left {
             let file = self.open_file(&path_of(last.header.number), Access::ReadWrite)?;
             let (segment, writer) = self.growing(&last.header, last.origin(), file, tail.end.offset)?;
             segments.push(segment);
@@ -128,7 +130,7 @@ impl Opening<'_> {
         let path = path_of(inspection.last().header.number);
         // Not asked of the commits alone: a start frame that was written and not synced before a kill must be on the disk
         // before the synced head says so, or a loss of power then gets the store refused.
-        if tail.durable >= tail.end.address() {
+        if tail.durable >= tail.end.address() || sabotaged(Sabotage::ConfirmNothing) {
             return Ok(0);
         }
         let unconfirmed = tail.end.offset - tail.confirmed.offset;
@@ -236,7 +238,13 @@ impl Opening<'_> {
     fn open_synced_head(&self) -> Result<Arc<dyn File>> {
         let failed = |error| Error::io("open", self.disk.locate(SYNCED_HEAD_PATH), error);
         match self.disk.open(SYNCED_HEAD_PATH, Access::ReadWrite) {
-            Ok(file) => Ok(file),
+            Ok(file) => {
+                // It says something only once its name is durable: whoever made it may have died before that.
+                if read_synced_head(&**self.disk)?.is_none() {
+                    self.disk.sync_dir("").map_err(failed)?;
+                }
+                Ok(file)
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let file = self.disk.create(SYNCED_HEAD_PATH).map_err(failed)?;
                 file.write_at(&[0; SYNCED_HEAD_BYTES], 0).map_err(failed)?;

@@ -22,6 +22,8 @@ use crate::types::StoreId;
 
 /// How far recovery looks into a spare whose first frame was never begun: a writer fills a segment from its start.
 const BLANK_SPAN_BYTES: u64 = 1024 * 1024;
+/// Where the header of a segment names the store.
+const STORE_ID_OFFSET: u64 = 24;
 /// How far recovery looks behind the last valid frame.
 pub(super) const SPAN_BYTES: u64 = UNSYNCED_BYTES_MAX + FRAME_BYTES_MAX as u64;
 
@@ -128,12 +130,13 @@ pub(crate) fn inspect(disk: &dyn Disk, checkpoints: &[Checkpoint]) -> Result<Opt
     drop_removed(disk, &mut segments, &mut leftovers)?;
     check_links(disk, &segments)?;
     let store = segments[0].header.store;
+    check_owner(disk, &segments[0], synced_head.as_ref())?;
     let examination = Examination {
         disk,
         segments: &segments,
         spares: &spares,
         checkpoints: checkpoints.iter().filter(|known| known.store == store).copied().collect(),
-        synced_head: synced_head.filter(|head| head.store == store),
+        synced_head,
     };
     let tail = examination.tail()?;
     Ok(Some(Inspection { segments, leftovers, tail }))
@@ -262,6 +265,18 @@ fn drop_removed(disk: &dyn Disk, segments: &mut Vec<Found>, leftovers: &mut Vec<
     match segments.first().is_some_and(|first| first.header.number == kept_from) {
         true => Ok(()),
         false => Err(Error::corrupt(disk.locate(&path_of(kept_from)), 0, "the segment is missing")),
+    }
+}
+
+/// A log and a synced head of two stores stand in one directory: one of them took the place of another, and nothing tells
+/// which. Where there is one segment, no link would tell that it is a stranger's.
+fn check_owner(disk: &dyn Disk, first: &Found, synced_head: Option<&SyncedHead>) -> Result<()> {
+    match synced_head.is_some_and(|head| head.store != first.header.store) {
+        true => {
+            let reason = "the log and the synced head belong to two different stores";
+            Err(Error::corrupt(disk.locate(&path_of(first.header.number)), STORE_ID_OFFSET, reason))
+        }
+        false => Ok(()),
     }
 }
 

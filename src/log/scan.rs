@@ -8,6 +8,7 @@ use super::segment::FIRST_FRAME;
 use crate::format::bytes::is_zero;
 use crate::format::checksum::Place;
 use crate::format::frame::{FRAME_BYTES_MAX, Frame, FrameFault, FrameHeader, FrameKind, HEADER_BYTES};
+use crate::sabotage::{Sabotage, sabotaged};
 use crate::storage::File;
 
 /// How much is read at first: most scanners want a frame or two.
@@ -64,7 +65,7 @@ impl Joint {
     /// that continues the chain and breaks another rule was written by rules that this version does not know.
     fn fault(&self, header: &FrameHeader) -> Option<FrameFault> {
         let link = &header.link;
-        if link.previous != self.previous {
+        if link.previous != self.previous && !sabotaged(Sabotage::ReuseTornPoint) {
             Some(FrameFault::Damaged("a frame does not continue the chain"))
         } else if (header.kind == FrameKind::Start) != (self.offset == FIRST_FRAME) {
             Some(FrameFault::Unknown("a start frame where none belongs, or none where one does"))

@@ -13,6 +13,7 @@ use super::batch::Piece;
 use super::segment::Segment;
 use crate::error::{Error, Result};
 use crate::format::synced_head::SyncedHead;
+use crate::sabotage::{Sabotage, sabotaged};
 use crate::storage::File;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -134,9 +135,16 @@ impl Syncer {
             }
             Outcome::Failed(error) => return Err(error.clone()),
         }
-        let Unsynced { end, dirty } = take();
+        let Unsynced { end, mut dirty } = take();
         if dirty.is_empty() {
             return Ok(());
+        }
+        if sabotaged(Sabotage::NeverSync) || (sabotaged(Sabotage::SyncEveryFourth) && end.position % 4 != 0) {
+            dirty.clear();
+        }
+        if sabotaged(Sabotage::SyncedHeadEarly) {
+            log.confirm(end.position);
+            self.tell(log, &end);
         }
         *outcome = Outcome::Begun;
         if let Err(error) = dirty.iter().try_for_each(|segment| segment.sync()) {
@@ -158,6 +166,9 @@ impl Syncer {
 
     /// Takes back, durably, that the log was closed: something may be behind that place from now on.
     pub(super) fn tell_opened(&self, log: &Log, end: &WrittenEnd) -> io::Result<()> {
+        if sabotaged(Sabotage::StayClosed) {
+            return Ok(());
+        }
         self.write_told(log, end, false)?;
         self.synced_head.sync()
     }

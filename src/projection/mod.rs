@@ -15,6 +15,8 @@ mod sql;
 mod work;
 
 #[cfg(test)]
+mod crashes;
+#[cfg(test)]
 mod tests;
 
 use std::fmt;

@@ -15,6 +15,7 @@ use super::RebuildCause;
 use super::model::{self, Changes, PartKey, PartName, ReadModel, SavedParts, ValueHashes};
 use crate::error::Result;
 use crate::limits::{COMMIT_BYTES_MAX, EVENTS_PER_COMMIT_MAX};
+use crate::sabotage::{Sabotage, sabotaged};
 use crate::types::Position;
 use crate::{Checkpoint, Durability, State, StateBatch, Store};
 
@@ -180,6 +181,9 @@ impl Ledger {
 
     /// Saves changes and the checkpoint in one step.
     pub(super) fn save(&mut self, changes: Changes, checkpoint: &Checkpoint) -> Result<()> {
+        if sabotaged(Sabotage::CheckpointBeforeView) {
+            self.state.write(checkpoint.add_to(StateBatch::new()))?;
+        }
         self.write(changes.changes, checkpoint.add_to(StateBatch::new()))?;
         self.hashes.extend(changes.hashes);
         self.position = checkpoint.position();

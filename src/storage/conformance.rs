@@ -36,6 +36,16 @@ macro_rules! on_every_disk {
                 super::$check(&super::super::RealDisk::new(dir.path().join("below/store")));
             })+
         }
+
+        #[cfg(not(miri))]
+        mod recorded {
+            $(#[test]
+            fn $check() {
+                let dir = tempfile::tempdir().unwrap();
+                let real = super::super::RealDisk::new(dir.path().join("below/store"));
+                super::$check(&super::super::RecordingDisk::new(real));
+            })+
+        }
     };
 }
 

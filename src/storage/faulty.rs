@@ -62,17 +62,39 @@ pub(crate) struct Fault {
     pub(crate) forever: bool,
     /// How it goes wrong; `None` for a panic.
     pub(crate) kind: Option<io::ErrorKind>,
+    /// How much of what should have been written is, if it is a write.
+    pub(crate) written: Written,
+}
+
+/// What a write that fails has written all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Written {
+    Nothing,
+    /// The first half.
+    Half,
+    Everything,
+}
+
+impl Written {
+    fn of(self, bytes: &[u8]) -> &[u8] {
+        match self {
+            Written::Nothing => &[],
+            Written::Half => &bytes[..bytes.len() / 2],
+            Written::Everything => bytes,
+        }
+    }
 }
 
 impl Fault {
     /// The next such call fails, and no other.
     pub(crate) fn next(call: Call) -> Self {
-        Self { call: Some(call), path: "", dir: "", after: 0, forever: false, kind: Some(io::ErrorKind::Other) }
+        let (kind, written) = (Some(io::ErrorKind::Other), Written::Nothing);
+        Self { call: Some(call), path: "", dir: "", after: 0, forever: false, kind, written }
     }
 
     /// Any mutating call fails after so many have gone well, and all that follow.
     pub(crate) fn all_after(after: u64) -> Self {
-        Self { call: None, path: "", dir: "", after, forever: true, kind: Some(io::ErrorKind::Other) }
+        Self { call: None, after, forever: true, ..Self::next(Call::Write) }
     }
 
     pub(crate) fn of(self, path: &'static str) -> Self {
@@ -111,6 +133,8 @@ struct Shared {
 struct State {
     calls: BTreeMap<Call, u64>,
     faults: Vec<Fault>,
+    /// How many calls have gone wrong.
+    failed: u64,
     /// The calls that block now, and how many do.
     gate: Option<(Call, &'static str)>,
     held: usize,
@@ -119,6 +143,18 @@ struct State {
     names: BTreeMap<String, Arc<Node>>,
     durable_names: BTreeMap<String, Arc<Node>>,
     pending_names: Vec<NameChange>,
+}
+
+/// A call that goes wrong.
+struct Refused {
+    kind: io::ErrorKind,
+    written: Written,
+}
+
+impl From<Refused> for io::Error {
+    fn from(refused: Refused) -> Self {
+        io::Error::new(refused.kind, "a fault that the test asked for")
+    }
 }
 
 #[derive(Debug)]
@@ -190,6 +226,11 @@ impl FaultyDisk {
         !self.shared.state.lock().faults.is_empty()
     }
 
+    /// How many calls have gone wrong.
+    pub(crate) fn failed_calls(&self) -> u64 {
+        self.shared.state.lock().failed
+    }
+
     /// From now on such calls block, on files whose path contains `path`, and no others.
     pub(crate) fn hold(&self, call: Call, path: &'static str) {
         self.shared.state.lock().gate = Some((call, path));
@@ -235,7 +276,7 @@ impl FaultyDisk {
 
     /// Counts a call, and lets it fail or wait. What the call does happens before the guard is dropped, so that a loss of
     /// power comes before it or after it.
-    fn begin(&self, call: Call, path: &str) -> io::Result<MutexGuard<'_, State>> {
+    fn begin(&self, call: Call, path: &str) -> Result<MutexGuard<'_, State>, Refused> {
         let mut state = self.shared.state.lock();
         *state.calls.entry(call).or_default() += 1;
         while state.gate.is_some_and(|(held, part)| held == call && path.contains(part)) {
@@ -250,15 +291,16 @@ impl FaultyDisk {
             fault.after -= 1;
             return Ok(state);
         }
-        let kind = fault.kind;
+        let Fault { kind, written, .. } = *fault;
         if !fault.forever {
             state.faults.remove(index);
         }
+        state.failed += 1;
         let Some(kind) = kind else {
             drop(state);
             panic!("a fault that the test asked for");
         };
-        Err(io::Error::new(kind, "a fault that the test asked for"))
+        Err(Refused { kind, written })
     }
 
     fn file(&self, path: &str, inner: Arc<dyn File>, node: Arc<Node>) -> Arc<dyn File> {
@@ -398,11 +440,13 @@ impl File for FaultyFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let _state = self.disk.begin(Call::Write, &self.path)?;
-        let mut images = self.node.images.lock();
-        self.inner.write_at(bytes, offset)?;
-        images.pending.push(Change::Write(offset, bytes.to_vec()));
-        Ok(())
+        match self.disk.begin(Call::Write, &self.path) {
+            Ok(_state) => self.write_through(bytes, offset),
+            Err(refused) => {
+                self.write_through(refused.written.of(bytes), offset)?;
+                Err(refused.into())
+            }
+        }
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -428,6 +472,15 @@ impl File for FaultyFile {
     fn map(&self, len: u64) -> io::Result<Region> {
         drop(self.disk.begin(Call::Map, &self.path)?);
         self.inner.map(len)
+    }
+}
+
+impl FaultyFile {
+    fn write_through(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let mut images = self.node.images.lock();
+        self.inner.write_at(bytes, offset)?;
+        images.pending.push(Change::Write(offset, bytes.to_vec()));
+        Ok(())
     }
 }
 

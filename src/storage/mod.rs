@@ -17,9 +17,12 @@ mod faulty;
 mod memory;
 #[cfg(feature = "metrics")]
 mod observed;
+mod owner;
 mod placement;
 mod published;
 mod real;
+#[cfg(test)]
+mod recording;
 mod region;
 #[cfg(test)]
 mod simulated;
@@ -32,13 +35,18 @@ use std::sync::Arc;
 
 #[cfg(test)]
 pub(crate) use dice::Dice;
+#[cfg(test)]
+pub(crate) use faulty::Written;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use faulty::{Call, Fault, FaultyDisk};
 pub(crate) use memory::MemoryDisk;
 #[cfg(feature = "metrics")]
 pub(crate) use observed::ObservedDisk;
+pub(crate) use owner::Owner;
 pub(crate) use published::{FileWriter, PublishedFile, ReadMode};
 pub(crate) use real::RealDisk;
+#[cfg(test)]
+pub(crate) use recording::{RecordingDisk, copy_files};
 pub(crate) use region::Region;
 #[cfg(test)]
 pub(crate) use simulated::{FileSystem, SimulatedDisk};
@@ -121,15 +129,26 @@ pub(crate) trait File: Debug + Send + Sync {
     fn map(&self, len: u64) -> io::Result<Region>;
 }
 
-/// An exclusive lock, held until it is dropped.
+/// An exclusive lock, held until it is dropped. In a process that was forked from the one that took it, dropping it does
+/// nothing to the lock.
 #[derive(Debug)]
 pub(crate) struct Lock {
     _holder: Box<dyn Debug + Send + Sync>,
+    owner: Option<Owner>,
 }
 
 impl Lock {
     pub(crate) fn held_by(holder: impl Debug + Send + Sync + 'static) -> Self {
-        Self { _holder: Box::new(holder) }
+        Self { _holder: Box::new(holder), owner: None }
+    }
+
+    pub(crate) fn owned_by(self, owner: Owner) -> Self {
+        Self { owner: Some(owner), ..self }
+    }
+
+    /// The process that took it; `None` for a lock that concerns no other process.
+    pub(crate) fn owner(&self) -> Option<Owner> {
+        self.owner
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use memmap2::MmapOptions;
 
-use super::{Access, Disk, File, Lock, Region};
+use super::{Access, Disk, File, Lock, Owner, Region};
 
 /// Zeros are written in pieces of this size where the system cannot reserve space.
 const ZEROS_BYTES: usize = 256 * 1024;
@@ -100,7 +100,7 @@ impl Disk for RealDisk {
         options.read(true).write(true).create(true).truncate(false);
         let file = options.open(self.locate(path))?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Lock::held_by(LockedFile(file)))),
+            Ok(()) => Ok(Some(LockedFile::lock(file))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),
         }
@@ -329,14 +329,28 @@ fn next_data(_file: &fs::File, offset: u64) -> io::Result<u64> {
 /// A file that is locked until this is dropped.
 ///
 /// Closing it would not be enough: a process that is being started by another thread shares the open file, and with it
-/// the lock, until it becomes another program.
+/// the lock, until it becomes another program. For the same reason a process that was forked must only close it: what it
+/// unlocks is unlocked for the process that goes on writing.
 #[derive(Debug)]
-struct LockedFile(fs::File);
+struct LockedFile {
+    file: fs::File,
+    owner: Owner,
+}
+
+impl LockedFile {
+    /// The lock on a file that this process has locked.
+    fn lock(file: fs::File) -> Lock {
+        let owner = Owner::this_process();
+        Lock::held_by(Self { file, owner }).owned_by(owner)
+    }
+}
 
 impl Drop for LockedFile {
     fn drop(&mut self) {
-        // What cannot be unlocked is unlocked when it is closed.
-        let _ = self.0.unlock();
+        if self.owner.is_this_process() {
+            // What cannot be unlocked is unlocked when it is closed.
+            let _ = self.file.unlock();
+        }
     }
 }
 
@@ -354,7 +368,7 @@ mod tests {
         let file = fs::File::create(dir.path().join("lock")).unwrap();
         let shared = file.try_clone().unwrap();
         file.try_lock().unwrap();
-        let lock = Lock::held_by(LockedFile(file));
+        let lock = LockedFile::lock(file);
         assert!(disk.lock("lock").unwrap().is_none());
         drop(lock);
         assert!(disk.lock("lock").unwrap().is_some());

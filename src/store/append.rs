@@ -18,6 +18,7 @@ use super::event::{Event, NewEvent};
 use crate::error::{Conflict, Error, ExpectationFailure, ExpectedVersion, Result};
 use crate::index::{IndexView, Key, KeyKind, StreamHead};
 use crate::log::{Appender, Ticket, Turn};
+use crate::sabotage::{Sabotage, sabotaged};
 use crate::types::{Durability, EventId, Position, StreamVersion};
 
 /// So many streams of a commit are found by looking at each; behind them by name.
@@ -190,11 +191,12 @@ impl<'a> Sending<'a> {
         if self.prepared.is_none() && !self.commit.conditions.is_empty() {
             self.prepare()?;
         }
+        let is_early = sabotaged(Sabotage::CheckBeforeTurn) && self.find_heads(&self.inner.index.view());
         let turn = appender.turn()?;
         let view = self.inner.index.view_briefly();
         // Runs that were written since may hold what was not looked up in them.
         let is_stale = self.prepared.as_ref().is_some_and(|prepared| prepared.run_end != view.run_end());
-        if is_stale || !self.find_heads(&view) {
+        if is_stale || !(is_early || self.find_heads(&view)) {
             drop(turn);
             self.prepare()?;
             return Ok(Attempt::Again);
@@ -241,7 +243,7 @@ impl<'a> Sending<'a> {
         let visible = self.inner.log.visible();
         for (index, state) in self.streams.iter().enumerate() {
             if !holds(state.expected, state.head.version) {
-                if state.head.position > visible {
+                if state.head.position > visible && !sabotaged(Sabotage::ConflictInFlight) {
                     return Ok(Attempt::Undecided(state.head.position));
                 }
                 failures.streams.push(index);
@@ -255,6 +257,9 @@ impl<'a> Sending<'a> {
             }
             let after = condition.after.map_or(0, Position::number).max(prepared.pinned);
             if let Some(position) = self.inner.first_match_in_windows(view, &condition.query, after)? {
+                if position > visible && sabotaged(Sabotage::ConditionsMissInFlight) {
+                    continue;
+                }
                 if position > visible {
                     return Ok(Attempt::Undecided(position));
                 }

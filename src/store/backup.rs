@@ -16,7 +16,7 @@ use std::sync::Arc;
 use super::event::NewEvent;
 use super::options::Options;
 use super::state::{PUT, STATE_DIR};
-use super::{Inner, Side, Store};
+use super::{Inner, Store};
 use crate::error::{Error, ExpectedVersion, Invalid, Result, Violation};
 use crate::format::frame::FrameHeader;
 use crate::format::segment::{ALLOCATION_UNIT, HEADER_BYTES, SegmentHeader};
@@ -61,10 +61,19 @@ impl Store {
     /// [`Error::Invalid`] if there is anything at `path` but an empty directory; [`Error::Corrupt`] if the store is
     /// damaged; [`Error::Full`] or [`Error::Io`] if the operating system refuses. Then nothing is left of the backup.
     pub fn backup(&self, path: impl AsRef<Path>) -> Result<BackupReport> {
+        self.backup_through(path.as_ref(), &|disk| Arc::new(disk))
+    }
+
+    /// Backs up through the disk that `through` makes of the real one.
+    pub(super) fn backup_through(
+        &self,
+        path: &Path,
+        through: &dyn Fn(RealDisk) -> Arc<dyn Disk>,
+    ) -> Result<BackupReport> {
         let inner = &self.handle.inner;
         let target = RealDisk::new(path);
         check_vacant(&target)?;
-        let backup = Backup::begin(&target, &*inner.randomness)?;
+        let backup = Backup::begin(&target, &*inner.randomness, through)?;
         backup.copy_state(self)?;
         let head = inner.pin_synced()?;
         let report = backup.copy(inner, head)?;
@@ -87,7 +96,7 @@ impl Inner {
     /// The last position that is synced and that every reader sees.
     fn pin_synced(&self) -> Result<u64> {
         self.catch_up()?;
-        if let Side::Writing(appender) = &self.side
+        if let Ok(appender) = self.appender()
             && appender.failure().is_none()
         {
             appender.sync()?;
@@ -98,7 +107,10 @@ impl Inner {
 
 /// A backup that is being made. Dropped before it is published, it leaves nothing.
 struct Backup {
-    disk: RealDisk,
+    /// The directory beside the target.
+    place: RealDisk,
+    /// The same, for what is written there.
+    disk: Arc<dyn Disk>,
     store: StoreId,
     is_published: bool,
 }
@@ -111,13 +123,17 @@ struct Copied {
 }
 
 impl Backup {
-    fn begin(target: &RealDisk, randomness: &dyn Randomness) -> Result<Self> {
+    fn begin(
+        target: &RealDisk,
+        randomness: &dyn Randomness,
+        through: &dyn Fn(RealDisk) -> Arc<dyn Disk>,
+    ) -> Result<Self> {
         let mut id = [0; 16];
         randomness.fill(&mut id);
         let store = StoreId::from_bytes(uuid::Builder::from_random_bytes(id).into_uuid().into_bytes());
         // Named by the new id: what a crash left of another backup is not in the way, and stays as it is.
-        let disk = target.sibling(&format!(".{store}.tmp"));
-        let backup = Self { disk, store, is_published: false };
+        let place = target.sibling(&format!(".{store}.tmp"));
+        let backup = Self { disk: through(place.clone()), place, store, is_published: false };
         backup.disk.create_dir(LOG_DIR).map_err(|error| backup.refused("create", LOG_DIR, error))?;
         Ok(backup)
     }
@@ -130,7 +146,6 @@ impl Backup {
         if keys.is_empty() {
             return Ok(());
         }
-        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         let options = Options {
             durability: Durability::Os,
             segment_bytes_first: STATE_SEGMENT_BYTES_FIRST,
@@ -139,7 +154,8 @@ impl Backup {
             randomness: Arc::clone(&inner.randomness),
             ..Options::default()
         };
-        let copy = Store::open_on(Arc::new(SubDisk::new(disk, STATE_DIR)), options, true)?;
+        let disk = SubDisk::new(Arc::clone(&self.disk), STATE_DIR);
+        let copy = Store::open_on(Arc::new(disk), options, true)?;
         let history = inner.log.store().to_bytes();
         for key in keys {
             // Deleted since, or of no use elsewhere.
@@ -220,7 +236,7 @@ impl Backup {
         for dir in [LOG_DIR, ""] {
             self.disk.sync_dir(dir).map_err(|error| self.refused("sync the directory", dir, error))?;
         }
-        match self.disk.place_at(target) {
+        match self.place.place_at(target) {
             Ok(()) => {
                 self.is_published = true;
                 Ok(())

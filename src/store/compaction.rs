@@ -220,6 +220,7 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::io::ErrorKind;
     use std::sync::Arc;
 
     use super::super::options::Options;
@@ -384,6 +385,39 @@ mod tests {
                 check_after_crash(disk.power_cut(seed), &expected, &format!("power cut {seed} after {after}"));
             }
             check_after_crash(memory, &expected, &format!("killed after {after}"));
+        }
+    }
+
+    /// A call fails, once or for ever: what can be read is what it was, and when the disk works again the store is opened
+    /// and compacted as if nothing had been.
+    #[test]
+    fn a_call_that_fails_at_any_step_loses_nothing() {
+        for (forever, kind) in [(false, ErrorKind::Other), (true, ErrorKind::Other), (false, ErrorKind::StorageFull)] {
+            for after in 0.. {
+                let memory = MemoryDisk::new();
+                let disk = FaultyDisk::new(memory.clone());
+                let store = open(disk.clone());
+                fill(&store);
+                store.maintain().unwrap();
+                let expected = values(&store);
+                disk.inject(Fault { forever, ..Fault::all_after(after) }.kind(kind));
+                let mut compaction = Compaction::default();
+                let what = format!("{kind:?} behind {after} calls, for ever: {forever}");
+                match compact(&store, &mut compaction) {
+                    Ok(()) => {}
+                    Err(Error::Io { .. } | Error::Full { .. } | Error::Indeterminate { .. }) => {
+                        assert!(disk.failed_calls() > 0, "{what}");
+                    }
+                    Err(error) => panic!("{what}: {error:?}"),
+                }
+                assert_eq!(values(&store), expected, "{what}");
+                drop(store);
+                let is_over = disk.failed_calls() == 0;
+                check_after_crash(memory, &expected, &what);
+                if is_over {
+                    break;
+                }
+            }
         }
     }
 

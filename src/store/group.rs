@@ -120,7 +120,7 @@ mod tests {
     use crate::error::Error;
     use crate::error::ExpectedVersion::{self, Any, NoStream};
     use crate::storage::{Call, Fault, FaultyDisk, MemoryDisk};
-    use crate::store::{NewEvent, Options, Query};
+    use crate::store::{Metadata, NewEvent, Options, Query};
     use crate::types::StreamVersion;
 
     fn open(disk: &FaultyDisk) -> Store {
@@ -227,6 +227,18 @@ mod tests {
         assert!(results.iter().all(Result::is_ok));
         assert!(disk.calls(Call::Sync) - before >= 3);
         assert_eq!(store.head().unwrap().unwrap().number(), 6);
+    }
+
+    #[test]
+    fn they_carry_the_metadata_of_the_handle() {
+        let store = open(&FaultyDisk::new(MemoryDisk::new()));
+        let request = store.with_metadata(&Metadata::new().set("user", "alice")).unwrap();
+        assert!(request.send_all([commit("a", Any), commit("b", Any)]).iter().all(Result::is_ok));
+        let mut read = store.read(Query::all());
+        for _ in 0..2 {
+            let event = read.next().unwrap().unwrap();
+            assert_eq!(event.metadata(), Some(&br#"{"user":"alice"}"#[..]));
+        }
     }
 
     #[test]

@@ -7,12 +7,15 @@ use super::Inner;
 use super::event::Event;
 use crate::error::{Error, Result};
 use crate::format::frame::Frame;
-use crate::index::{self, FrameAt as IndexedFrame, Index, IndexOptions, KeySeed, SegmentSpan};
+use crate::index::{self, FrameAt as IndexedFrame, Index, IndexError, IndexOptions, KeySeed, SegmentSpan};
 use crate::log::{FIRST_FRAME, Log};
 use crate::storage::Disk;
 
 /// An index of so few bytes of the log is not worth a file when the store is closed.
 const SETTLED_BYTES_MIN: u64 = 256 * 1024;
+/// How often what needs the index has damaged files of it rebuilt before it gives up: more often than files can be damaged
+/// by chance.
+const REPAIRS_MAX: usize = 64;
 /// A reader that holds so many full windows in memory looks whether the writer has put them on disk.
 const FULL_WINDOWS_MAX: usize = 2;
 
@@ -25,6 +28,26 @@ pub(super) struct Indexer<'a> {
 }
 
 impl Indexer<'_> {
+    /// Does something with the index; after the repair of a damaged file it is done again.
+    pub(super) fn with_repair<T>(&self, mut act: impl FnMut() -> Result<T, IndexError>) -> Result<T> {
+        for _ in 0..REPAIRS_MAX {
+            match act() {
+                Ok(done) => return Ok(done),
+                Err(error) => match error.fault() {
+                    Some(fault) => self.index.repair(fault, self.log)?,
+                    None => return Err(error.into()),
+                },
+            }
+        }
+        act().map_err(Error::from)
+    }
+
+    /// Writes the windows to disk that are full and synced. What was written before is read for it.
+    fn spill(&self) -> Result<()> {
+        while self.with_repair(|| self.index.spill(self.log.synced()))? {}
+        Ok(())
+    }
+
     /// Indexes what is visible and not indexed yet; how many events that were.
     pub(super) fn index_tail(&self) -> Result<u64> {
         let head = self.log.visible();
@@ -46,7 +69,7 @@ impl Indexer<'_> {
         }
         // Behind the frame of the last position that is indexed, if it is in this segment.
         let before = match next > segment.first_position {
-            true => self.index.view().locate(next - 1)?,
+            true => self.with_repair(|| self.index.view().locate(next - 1))?,
             false => None,
         };
         let offset = before.map_or(FIRST_FRAME, |place| place.offset);
@@ -80,14 +103,14 @@ impl Indexer<'_> {
         self.index.insert(at, keys);
         if self.index.is_over_budget() {
             self.index.freeze();
-            while self.index.spill(self.log.synced())? {}
+            self.spill()?;
         }
         Ok(())
     }
 }
 
 impl Inner {
-    fn indexer(&self) -> Indexer<'_> {
+    pub(super) fn indexer(&self) -> Indexer<'_> {
         Indexer { log: &self.log, index: &self.index, seed: self.seed }
     }
 
@@ -100,8 +123,16 @@ impl Inner {
         if self.index.active_log_bytes() >= SETTLED_BYTES_MIN {
             self.index.freeze();
         }
-        while self.index.spill(self.log.synced())? {}
-        Ok(())
+        self.spill_index()
+    }
+
+    pub(super) fn spill_index(&self) -> Result<()> {
+        self.indexer().spill()
+    }
+
+    /// Merges runs, once; `false` if they are fine.
+    pub(super) fn merge_index(&self) -> Result<bool> {
+        self.with_repair(|| self.index.merge())
     }
 
     /// Lets go of windows that the writer has put on disk by now: the memory of a reader stays bounded, however long it
@@ -145,4 +176,69 @@ fn spans_of(log: &Log) -> Vec<SegmentSpan> {
             end_position: ends.next(),
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::{NewEvent, Options, Query, Store};
+    use crate::error::ExpectedVersion;
+    use crate::randomness::SeededRandomness;
+    use crate::storage::{Access, Disk, Fault, FaultyDisk, MemoryDisk};
+    use crate::types::Durability;
+
+    /// Where the zones begin in a positions file of few positions, which nobody reads but whoever writes the next one.
+    const ZONES_AT: u64 = 8192;
+
+    fn open(disk: impl Disk + 'static) -> Store {
+        let options = Options::new().index_tail_bytes_max(3000).randomness(SeededRandomness::new(5));
+        Store::open_on(Arc::new(disk), options.durability(Durability::Os).without_background_work(), true).unwrap()
+    }
+
+    fn append(store: &Store) {
+        for _ in 0..20 {
+            let event = NewEvent::raw("Deposited", vec![b'1'; 500]);
+            store.append("account-alice", ExpectedVersion::Any, [event]).unwrap();
+        }
+    }
+
+    fn damage(disk: &MemoryDisk) {
+        let file = disk.open("index/0000000001.positions", Access::ReadWrite).unwrap();
+        file.write_at(b"rot", ZONES_AT).unwrap();
+    }
+
+    /// A positions file of which a page had rotted kept the next one from being written: the newest windows stayed in
+    /// memory, more and more of them.
+    #[test]
+    fn a_damaged_index_file_keeps_no_window_in_memory() {
+        let disk = MemoryDisk::new();
+        let store = open(disk.clone());
+        append(&store);
+        store.maintain().unwrap();
+        store.close().unwrap();
+        damage(&disk);
+        let store = open(disk);
+        append(&store);
+        store.maintain().unwrap();
+        assert_eq!(store.handle.inner.index.view().frozen_windows(), 0);
+        assert_eq!(store.read(Query::stream("account-alice")).count().unwrap(), 40);
+    }
+
+    /// The same kept a store from being opened that had not been closed.
+    #[test]
+    fn a_damaged_index_file_keeps_no_store_from_being_opened() {
+        let disk = MemoryDisk::new();
+        let faulty = FaultyDisk::new(disk.clone());
+        let store = open(faulty.clone());
+        append(&store);
+        store.maintain().unwrap();
+        append(&store);
+        faulty.inject(Fault::all_after(0));
+        drop(store);
+        damage(&disk);
+        let store = open(disk);
+        assert_eq!(store.open_report().indexed_events, 20);
+        assert_eq!(store.read(Query::stream("account-alice")).count().unwrap(), 40);
+    }
 }

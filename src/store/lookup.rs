@@ -11,20 +11,10 @@ use crate::index::{
 };
 use crate::log::{Segment, SegmentList};
 
-/// How often a lookup has damaged index files rebuilt before it gives up: more often than files can be damaged by chance.
-const REPAIRS_MAX: usize = 64;
-
 impl Inner {
     /// Runs a lookup in the index; after the repair of a damaged file it is run again on a fresh view.
-    pub(super) fn with_repair<T>(&self, mut lookup: impl FnMut() -> Result<T, IndexError>) -> Result<T> {
-        for _ in 0..REPAIRS_MAX {
-            match lookup() {
-                Ok(found) => return Ok(found),
-                Err(IndexError::Failed(error)) => return Err(*error),
-                Err(IndexError::Damaged(fault)) => self.index.repair(&fault, &*self.log)?,
-            }
-        }
-        lookup().map_err(Error::from)
+    pub(super) fn with_repair<T>(&self, lookup: impl FnMut() -> Result<T, IndexError>) -> Result<T> {
+        self.indexer().with_repair(lookup)
     }
 
     fn place_of(&self, position: u64) -> Result<EventPlace> {

@@ -89,8 +89,8 @@ impl Inner {
         if appender.wants_sync() || round.unsynced_since.is_some_and(|since| now >= since + self.sync_delay) {
             let _ = appender.sync();
         }
-        while matches!(self.index.spill(self.log.synced()), Ok(true)) {}
-        while !stop.load(Ordering::Acquire) && matches!(self.index.merge(), Ok(true)) {}
+        let _ = self.spill_index();
+        while !stop.load(Ordering::Acquire) && matches!(self.merge_index(), Ok(true)) {}
         if now >= round.since + self.mark_delay {
             let _ = appender.mark();
         }
@@ -118,8 +118,8 @@ impl Inner {
         let appender = self.appender()?;
         appender.make_spare()?;
         appender.mark()?;
-        while self.index.spill(self.log.synced())? {}
-        while self.index.merge()? {}
+        self.spill_index()?;
+        while self.merge_index()? {}
         self.state.maintain()
     }
 }

@@ -35,6 +35,8 @@ mod verify;
 mod watch;
 
 #[cfg(test)]
+mod sweeps;
+#[cfg(test)]
 mod tests;
 
 use std::any::Any;
@@ -48,7 +50,7 @@ use crate::index::{EventKeys, FrameAt as IndexedFrame, Index, IndexView, KeyKind
 use crate::log::{Appender, Follower, Log, Staged};
 use crate::observe::{self, AppendOutcome};
 use crate::randomness::Randomness;
-use crate::storage::{Disk, Lock};
+use crate::storage::{Disk, Lock, Owner};
 use crate::sync::Mutex;
 use crate::types::{Durability, Position, StoreId, StreamVersion};
 
@@ -113,13 +115,15 @@ struct Handle {
 #[derive(Debug)]
 struct Running {
     worker: Option<maintenance::Worker>,
-    _lock: Lock,
+    lock: Lock,
 }
 
 /// The store itself. Reads hold it, and can outlive the handle: what they read does not change.
 #[derive(Debug)]
 struct Inner {
     disk: Arc<dyn Disk>,
+    /// The process that has it open for writing.
+    owner: Option<Owner>,
     log: Arc<Log>,
     index: Index,
     side: Side,
@@ -331,6 +335,10 @@ impl Handle {
         // Held to the end: who closes it a second time, through a clone, returns when it is closed.
         let mut slot = self.running.lock();
         let Some(mut running) = slot.take() else { return Ok(()) };
+        if self.inner.is_inherited() {
+            running.abandon();
+            return Ok(());
+        }
         if let Some(worker) = &mut running.worker {
             self.inner.index.stop();
             self.inner.state.stop();
@@ -345,6 +353,16 @@ impl Handle {
     }
 }
 
+impl Running {
+    /// Lets go of what belongs to the process that this one was forked from. Its thread was not forked with it, and
+    /// nobody would come back who waits for that.
+    fn abandon(self) {
+        let Self { worker, lock } = self;
+        std::mem::forget(worker);
+        drop(lock);
+    }
+}
+
 impl Drop for Handle {
     fn drop(&mut self) {
         // Who wants to know uses `close`. Everything acknowledged is safe either way.
@@ -355,9 +373,16 @@ impl Drop for Handle {
 impl Inner {
     fn appender(&self) -> Result<&Appender> {
         match &self.side {
+            Side::Writing(_) if self.is_inherited() => Err(Error::Locked { path: self.disk.locate("") }),
             Side::Writing(appender) => Ok(appender),
             Side::Reading { .. } => Err(Error::ReadOnly),
         }
+    }
+
+    /// Whether this process was forked from the one that has the store open for writing, and goes on.
+    #[inline]
+    fn is_inherited(&self) -> bool {
+        self.owner.is_some_and(|owner| !owner.is_this_process())
     }
 
     /// Adds a commit that was just staged to the index. The turn of the append is still held.

@@ -80,13 +80,14 @@ impl Store {
         let recovered = opened.recovered;
         // The state times its syncs itself.
         let state = StateSlot::new(&bare, &options, Arc::clone(&signal), true);
-        let inner = Inner::new(disk, &options, opened.log, Side::Writing(Box::new(opened.appender)), state)?;
+        let mut inner = Inner::new(disk, &options, opened.log, Side::Writing(Box::new(opened.appender)), state)?;
+        inner.owner = lock.owner();
         let indexed_events = inner.rebuilt + inner.index_tail()?;
         let report = report_of(&recovered, &inner, indexed_events);
         observe::opened(&inner.disk.locate(""), report.cut_bytes, report.indexed_events);
         let inner = Arc::new(inner);
         let worker = options.background.then(|| Worker::start(&inner, &signal)).transpose()?;
-        let running = Mutex::new(Some(Running { worker, _lock: lock }));
+        let running = Mutex::new(Some(Running { worker, lock }));
         let handle = Handle { inner, running, report, attachments: Attachments::default() };
         Ok(Store { handle: Arc::new(handle), metadata: None, guard: None })
     }
@@ -164,6 +165,7 @@ impl Inner {
         let index = open_index(&disk, &log, index_options, &mut progress)?;
         Ok(Self {
             disk,
+            owner: None,
             seed: KeySeed::of(log.store()),
             log,
             index,

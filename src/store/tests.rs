@@ -162,3 +162,24 @@ fn g16_a_run_never_holds_what_is_synced_and_not_visible_yet() {
     conflict(store.send(commit("behind", 2).unless(Query::stream("first"))));
     store.send(commit("behind", 2).unless_after(Query::stream("first"), position(1))).unwrap();
 }
+
+/// A commit is what was written only as a whole: one that begins like it is another.
+#[test]
+fn g15_a_commit_that_says_more_or_less_than_what_was_written_is_a_conflict() {
+    let store = open(&FaultyDisk::new(MemoryDisk::new()));
+    let of =
+        |numbers: &[u8]| Commit::new().append("a", ExpectedVersion::NoStream, numbers.iter().copied().map(numbered));
+    store.send(of(&[1, 2])).unwrap();
+    assert!(store.send(of(&[1, 2])).unwrap().deduplicated());
+    for other in [&[1, 2, 3][..], &[1], &[2, 1], &[1, 3]] {
+        let sent = store.send(of(other));
+        assert!(matches!(sent.unwrap_err().error(), Error::Conflict(_)), "{other:?}");
+    }
+    let renamed = NewEvent::raw("Broken", [1]).id(EventId::from_bytes([1; 16]));
+    let changed = NewEvent::raw("Made", [9]).id(EventId::from_bytes([1; 16]));
+    for first in [renamed, changed] {
+        let sent = store.send(Commit::new().append("a", ExpectedVersion::NoStream, [first, numbered(2)]));
+        assert!(matches!(sent.unwrap_err().error(), Error::Conflict(_)));
+    }
+    assert_eq!(store.head().unwrap(), Some(position(2)));
+}

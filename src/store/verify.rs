@@ -19,7 +19,7 @@ use crate::format::frame::Frame;
 use crate::index::{self, EventKeys, FrameAt, IndexAudit, IndexProblem, KeySeed};
 use crate::log::verify::{Auditor, Fault, LogAudit, SegmentStart, audit, store_of};
 use crate::log::{LOG_DIR, SYNCED_HEAD_PATH};
-use crate::storage::{Access, Disk, RealDisk};
+use crate::storage::{Access, Disk, RealDisk, SubDisk};
 
 /// Bytes between two reports of progress.
 const REPORT_BYTES: u64 = 1024 * 1024;
@@ -96,18 +96,19 @@ impl From<IndexProblem> for Problem {
 /// [`Error::NotFound`] if there is no store; [`Error::Incompatible`] if a newer version wrote it; [`Error::Io`] if the
 /// operating system refuses to read the log. Damage is no error: it is in the report.
 pub fn verify(path: impl AsRef<Path>, progress: &mut dyn FnMut(VerifyProgress)) -> Result<VerifyReport> {
-    let log = RealDisk::new(path);
-    if !log.exists() || !is_store(&log)? {
+    verify_on(&(Arc::new(RealDisk::new(path)) as Arc<dyn Disk>), progress)
+}
+
+pub(super) fn verify_on(log: &Arc<dyn Disk>, progress: &mut dyn FnMut(VerifyProgress)) -> Result<VerifyReport> {
+    if !log.exists() || !is_store(&**log)? {
         return Err(Error::NotFound { path: log.locate("") });
     }
-    let state = RealDisk::new(log.locate(STATE_DIR));
-    let has_state = state.exists() && is_store(&state)?;
-    let total = size_of_store(&log)? + if has_state { size_of_store(&state)? } else { 0 };
+    let state: Arc<dyn Disk> = Arc::new(SubDisk::new(Arc::clone(log), STATE_DIR));
+    let has_state = is_store(&*state)?;
+    let total = size_of_store(&**log)? + if has_state { size_of_store(&*state)? } else { 0 };
     let mut meter = Meter { progress, done: 0, total, next_report: REPORT_BYTES };
-    let log: Arc<dyn Disk> = Arc::new(log);
-    let mut report = verify_one(&log, &mut meter)?;
+    let mut report = verify_one(log, &mut meter)?;
     if has_state {
-        let state: Arc<dyn Disk> = Arc::new(state);
         let state = verify_one(&state, &mut meter)?;
         report.torn_bytes += state.torn_bytes;
         report.problems.extend(state.problems);

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::replay::{Direction, Replay, ReplayError, ReplayOutcome, Replayed, Run};
-use crate::error::{Invalid, Result, Violation};
+use crate::error::{Error, Invalid, Result, Violation};
 use crate::limits::REPLAY_WORKERS_MAX;
 use crate::types::Position;
 use crate::{Event, Read, RecordedEvent};
@@ -39,7 +39,8 @@ impl ParallelReplay {
     /// Runs the events through the handler. Returns when every worker is done.
     ///
     /// # Errors
-    /// Those of [`Replay::run`]; [`Error::Invalid`](crate::Error::Invalid) if the number of workers is 0 or more than [`REPLAY_WORKERS_MAX`].
+    /// Those of [`Replay::run`]; [`Error::Invalid`] if the number of workers is 0 or more than [`REPLAY_WORKERS_MAX`];
+    /// [`Error::Io`] if the operating system gives no thread for one, and then no event was handled.
     ///
     /// # Panics
     /// If the handler does.
@@ -60,9 +61,11 @@ impl ParallelReplay {
                 let (sender, portions) = sync_channel(PORTIONS_WAITING_MAX);
                 lanes.push((sender, Portion::new()));
                 let (handler, failure) = (&handler, &failure);
-                scope.spawn(move || {
+                let worker = std::thread::Builder::new().name("annals-replay".into());
+                let worker = worker.spawn_scoped(scope, move || {
                     work(&portions, handler, |position, source| failure.note(direction, position, source));
                 });
+                worker.map_err(|error| Error::io("start a thread for", "a replay", error))?;
             }
             self.hand_out(&mut read, &mut run, &failure, &mut lanes)
         })?;

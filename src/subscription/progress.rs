@@ -10,6 +10,7 @@ use super::follow::Follow;
 use crate::clock::Signal;
 use crate::error::{Error, Result};
 use crate::limits::UNACKNOWLEDGED_EVENTS_MAX;
+use crate::sabotage::{Sabotage, sabotaged};
 use crate::types::Position;
 use crate::{Query, RecordedEvent};
 
@@ -201,6 +202,9 @@ impl Progress {
 
     /// Everything up to here is acknowledged or does not match.
     pub(super) fn checkpoint(&self) -> Option<Position> {
+        if sabotaged(Sabotage::CheckpointBeforeAck) {
+            return self.follow.looked();
+        }
         match self.entries.first_key_value() {
             Some((first, _)) => Position::new(first.number() - 1),
             None => self.follow.looked(),

@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "no test uses all of it")]
 
+pub(crate) mod bench;
+pub(crate) mod killed;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 

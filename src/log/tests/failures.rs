@@ -96,6 +96,20 @@ fn a_failed_background_sync_poisons_and_is_never_tried_again() {
     assert_poisoned(&opened, &disk);
 }
 
+#[test]
+fn what_was_staged_when_a_background_sync_failed_was_not_written() {
+    let disk = FaultyDisk::new(MemoryDisk::new());
+    let opened = open(&disk, large());
+    add(&opened, OS, "written");
+    stage(&opened.appender, OS, 0, &[b"staged".to_vec()]).unwrap();
+    disk.inject(Fault::next(Call::Sync));
+    assert!(opened.appender.sync().is_err());
+    assert!(opened.appender.wait_decided(1).is_ok());
+    assert!(matches!(opened.appender.wait_decided(2), Err(Error::NotWritten { .. })));
+    assert_poisoned(&opened, &disk);
+    assert_eq!(texts(&opened.log), ["written"]);
+}
+
 /// A sync that panicked had taken the list of what to sync with it: the next one found nothing to do, and said that
 /// everything was durable.
 #[test]
@@ -157,6 +171,7 @@ fn an_error_of_any_read_at_open_is_an_error_and_cuts_nothing() {
             disk.inject(Fault { after, ..Fault::next(call) });
             match try_open(&disk, small()) {
                 Ok(opened) => {
+                    assert!(disk.expects_fault(), "{call:?} {after}: the error was passed over");
                     disk.heal();
                     assert_eq!(texts(&opened.log).len(), 20);
                     break;

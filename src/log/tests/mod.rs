@@ -5,12 +5,16 @@
 #![allow(clippy::disallowed_methods, reason = "tests may wait for other threads")]
 
 mod appending;
+mod background;
+mod confirmed;
 mod exhaustive;
 mod failures;
 mod following;
 mod interleavings;
+mod links;
 mod marks;
 mod power;
+mod reading;
 mod recovery;
 mod rolling;
 

@@ -6,6 +6,8 @@ use super::{Dice, FileSystem};
 
 /// The disk's unit of writing: whole or not at all.
 const SECTOR_BYTES: usize = 512;
+/// The unit in which the cache writes back.
+const PAGE_BYTES: usize = 4096;
 
 /// Which of the pending changes of a file or of the names reach the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +87,24 @@ impl Image {
         }
     }
 
+    /// The cache writes a page back, as it may at any time: what is pending of it is durable now, and the rest is not.
+    pub(super) fn write_back(&mut self, dice: &mut Dice) {
+        let writes: Vec<(usize, usize)> = self.pending.iter().filter_map(Change::range).collect();
+        // What a file held before it was created again goes at some other time.
+        if writes.is_empty() || self.pending.iter().any(|change| matches!(change, Change::Empty)) {
+            return;
+        }
+        let (from, to) = dice.pick(&writes);
+        let page = (from + dice.below((to - from) as u64) as usize) / PAGE_BYTES * PAGE_BYTES;
+        for change in std::mem::take(&mut self.pending) {
+            let (inside, outside) = change.cut(page, page + PAGE_BYTES);
+            if let Some(inside) = inside {
+                inside.apply(&mut self.durable, &Filler::Zeros);
+            }
+            self.pending.extend(outside);
+        }
+    }
+
     /// A sync failed: any part has reached the disk, and the rest never will, although the cache shows it.
     pub(super) fn lose_pending(&mut self, file_system: FileSystem, stale: &[Vec<u8>], dice: &mut Dice) {
         self.durable = self.after_power_cut(Fate::choose(dice), file_system, stale, dice);
@@ -127,6 +147,24 @@ impl Image {
 }
 
 impl Change {
+    /// The bytes that it writes, if there are any.
+    fn range(&self) -> Option<(usize, usize)> {
+        match self {
+            Change::Write { offset, bytes } if !bytes.is_empty() => Some((*offset, offset + bytes.len())),
+            _ => None,
+        }
+    }
+
+    /// What of it lies between two offsets, and what does not.
+    fn cut(self, from: usize, to: usize) -> (Option<Change>, Vec<Change>) {
+        let Change::Write { offset, bytes } = self else { return (None, vec![self]) };
+        let piece = |from: usize, to: usize| {
+            let (from, to) = (from.max(offset), to.min(offset + bytes.len()));
+            (from < to).then(|| Change::Write { offset: from, bytes: bytes[from - offset..to - offset].to_vec() })
+        };
+        (piece(from, to), piece(0, from).into_iter().chain(piece(to, usize::MAX)).collect())
+    }
+
     fn apply(&self, bytes: &mut Vec<u8>, filler: &Filler<'_>) {
         match self {
             Change::Empty => bytes.clear(),
@@ -142,7 +180,7 @@ impl Change {
 fn extend(bytes: &mut Vec<u8>, len: usize, filler: &Filler<'_>) {
     let from = bytes.len();
     if len > from {
-        bytes.resize(len, 0);
+        bytes.append(&mut vec![0; len - from]);
         filler.fill(&mut bytes[from..], from);
     }
 }

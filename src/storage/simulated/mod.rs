@@ -58,6 +58,8 @@ struct State {
     /// After so many more calls that change something the power is lost.
     power_left: Option<u64>,
     is_on: bool,
+    /// The cache writes a page back at one of so many calls that change something.
+    writes_back_in: Option<u64>,
     /// Counts the crashes: an open file belongs to the life that it was opened in.
     life: u64,
     fingerprint: u64,
@@ -96,6 +98,7 @@ impl SimulatedDisk {
             calls: BTreeMap::new(),
             power_left: None,
             is_on: true,
+            writes_back_in: None,
             life: 0,
             fingerprint: seed,
         };
@@ -122,6 +125,11 @@ impl SimulatedDisk {
     /// every call fails, until `cut_power`.
     pub(crate) fn lose_power_after(&self, calls: u64) {
         self.state.lock().power_left = Some(calls);
+    }
+
+    /// The cache writes a page back, of some file, at about one of so many calls that change something.
+    pub(crate) fn write_back_in(&self, calls: u64) {
+        self.state.lock().writes_back_in = Some(calls);
     }
 
     /// How many calls changed something, or made a change durable.
@@ -179,6 +187,9 @@ impl SimulatedDisk {
         *state.calls.entry(call).or_default() += 1;
         state.note(&[call as u8]);
         state.note(path.as_bytes());
+        if call.mutates() {
+            state.write_back();
+        }
         let verdict = state.judge(call, path);
         Ok((state, verdict))
     }
@@ -215,6 +226,16 @@ impl State {
             self.faults.remove(index);
         }
         verdict
+    }
+
+    fn write_back(&mut self) {
+        let Some(calls) = self.writes_back_in else { return };
+        if self.dice.one_in(calls) {
+            let dirty: Vec<&Node> = self.names.nodes().filter(|node| !node.lock().is_clean()).collect();
+            if !dirty.is_empty() {
+                self.dice.pick(&dirty).lock().write_back(&mut self.dice);
+            }
+        }
     }
 
     /// Remembers what was written and may be lost.

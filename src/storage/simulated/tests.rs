@@ -106,6 +106,41 @@ fn space_that_was_not_synced_shows_rubbish_only_where_that_is_allowed() {
     assert!(strict.iter().any(|found| !is_zero(found)) && strict.contains(&Some(vec![0; 4096])));
 }
 
+#[test]
+fn a_page_that_is_written_back_is_durable_before_the_sync_as_programs_see_it() {
+    let found = outcomes(FileSystem::Strict, "log/file", |disk| {
+        let file = write_synced(disk, "log/file", &[1; 8192]);
+        disk.sync_dir("log").unwrap();
+        disk.write_back_in(2);
+        file.write_at(&[2; 8192], 0).unwrap();
+        file.write_at(&[3; 512], 0).unwrap();
+        disk.sync_dir("log").unwrap();
+    });
+    let found: BTreeSet<(u8, u8)> = found.into_iter().flatten().map(|bytes| (bytes[0], bytes[4096])).collect();
+    // Of one page never what was there before it was written back, of the other anything.
+    assert!(found.is_superset(&BTreeSet::from([(1, 1), (1, 2), (2, 1), (3, 1), (3, 2)])), "{found:?}");
+}
+
+#[test]
+fn what_is_written_back_is_what_a_sync_makes_of_it() {
+    for seed in 0..SEEDS {
+        let disk = disk(FileSystem::Strict, seed);
+        let file = write_synced(&disk, "log/file", b"");
+        disk.sync_dir("log").unwrap();
+        disk.write_back_in(2);
+        let mut dice = Dice::new(seed);
+        for byte in 0..20 {
+            let (offset, length) = (dice.below(20_000), 1 + dice.below(9_000));
+            file.write_at(&vec![byte; length as usize], offset).unwrap();
+        }
+        let before = contents(&disk, "log/file");
+        file.sync().unwrap();
+        disk.stop();
+        disk.cut_power();
+        assert_eq!(contents(&disk, "log/file"), before, "seed {seed}");
+    }
+}
+
 /// The next sync succeeds, and the cache shows what the disk does not have.
 #[test]
 fn a_failed_sync_loses_its_writes_and_the_cache_keeps_them() {

@@ -1,0 +1,136 @@
+//! What a history keeps beside the log: a value of the state, snapshots of streams, and the checkpoint of a subscription.
+
+use std::time::Duration;
+
+use super::super::{NewSnapshot, SnapshotQuery, Store};
+use super::history::History;
+use super::model::{STREAMS, stream_name};
+use crate::error::{Error, Result};
+use crate::storage::Dice;
+use crate::types::StreamVersion;
+use crate::{Delivery, Item};
+
+const KEY: &str = "key";
+const SUBSCRIPTION: &str = "consumer";
+
+/// What is kept, and what it may be after a crash.
+#[derive(Debug)]
+pub(super) struct Beside {
+    /// Many histories keep nothing: the log alone is faster.
+    is_used: bool,
+    /// The values that the key may have.
+    values: Vec<u64>,
+    /// Every event up to the first was acknowledged, and its checkpoint cannot be lost any more but with the power; none
+    /// behind the second was.
+    acknowledged: (u64, u64),
+}
+
+impl Beside {
+    pub(super) fn new(dice: &mut Dice) -> Self {
+        Self { is_used: dice.one_in(3), values: vec![0], acknowledged: (0, 0) }
+    }
+
+    /// Checkpoints are handed to the operating system and not synced.
+    pub(super) fn lose_power(&mut self) {
+        self.acknowledged.0 = 0;
+    }
+}
+
+impl History {
+    /// What is kept agrees with the log, which is all of the model.
+    pub(super) fn check_beside(&mut self, store: &Store) -> Result<()> {
+        if !self.beside.is_used {
+            return Ok(());
+        }
+        let value = store.state()?.get(KEY)?.map_or(0, |value| u64::from_le_bytes(value.try_into().unwrap()));
+        let values = &self.beside.values;
+        assert!(values.contains(&value), "{}: state {value}, not of {values:?}", self.context());
+        self.beside.values = vec![value];
+        (0..STREAMS).try_for_each(|number| self.check_snapshot(store, &stream_name(number)))
+    }
+
+    /// A snapshot is what the events of its stream amount to, those of this history of the log.
+    fn check_snapshot(&self, store: &Store, stream: &str) -> Result<()> {
+        let Some(snapshot) = store.load_snapshot(stream, SnapshotQuery::new())?.snapshot else { return Ok(()) };
+        let version = snapshot.version.number();
+        let context = format!("{}: the snapshot of {stream:?} at version {version}", self.context());
+        assert!(version <= self.model.of_stream(stream).len() as u64, "{context} is ahead of the log");
+        assert_eq!(snapshot.state, self.model.digest(stream, version), "{context} is of other events");
+        Ok(())
+    }
+
+    pub(super) fn work_beside(&mut self, store: &Store) {
+        match self.dice.below(3) {
+            _ if !self.beside.is_used => {}
+            0 => self.keep_value(store),
+            1 => self.keep_snapshot(store),
+            _ => self.consume(store),
+        }
+    }
+
+    fn keep_value(&mut self, store: &Store) {
+        let value = self.beside.values[self.beside.values.len() - 1] + 1;
+        match store.state().and_then(|state| state.put(KEY, value.to_le_bytes())) {
+            Ok(_) => self.beside.values = vec![value],
+            Err(error) => {
+                if matches!(error, Error::Indeterminate { .. }) {
+                    self.beside.values.push(value);
+                }
+                self.allowed(Err::<(), Error>(error), "keep state");
+            }
+        }
+    }
+
+    fn keep_snapshot(&mut self, store: &Store) {
+        let stream = stream_name(self.dice.below(STREAMS));
+        let Some(version) = self.allowed(store.version(&stream), "ask for a version").flatten() else { return };
+        let state = self.model.digest(&stream, StreamVersion::number(version));
+        let saved = store.save_snapshot(&NewSnapshot::raw(stream, version, state));
+        self.counts.snapshots += u64::from(self.allowed(saved, "save a snapshot") == Some(true));
+        // Synced, as the snapshot before it is then: it may outlive its events.
+        if self.dice.one_in(2) {
+            self.keep_value(store);
+        }
+    }
+
+    /// Takes a few events of a subscription, and acknowledges some of them.
+    fn consume(&mut self, store: &Store) {
+        let opened = store.subscribe(SUBSCRIPTION).open();
+        let Some(mut subscription) = self.allowed(opened, "subscribe") else { return };
+        let mut deliveries: Vec<Delivery> = Vec::new();
+        for _ in 0..=self.dice.below(8) {
+            let next = subscription.next_within(Duration::ZERO);
+            match self.allowed(next, "take the next event").flatten() {
+                Some(Item::Event(delivery)) => {
+                    self.check_delivery(&delivery, deliveries.last());
+                    deliveries.push(delivery);
+                }
+                Some(Item::CaughtUp) => {}
+                None => break,
+            }
+        }
+        let acknowledged = self.dice.below(deliveries.len() as u64 + 1) as usize;
+        for delivery in deliveries.drain(..acknowledged) {
+            let position = delivery.position.number();
+            self.beside.acknowledged.1 = self.beside.acknowledged.1.max(position);
+            if self.allowed(delivery.ack(), "acknowledge").is_none() {
+                return;
+            }
+            self.beside.acknowledged.0 = position;
+            self.counts.acknowledged += 1;
+        }
+    }
+
+    /// No event is passed over, and none comes again whose acknowledgement was saved.
+    fn check_delivery(&self, delivery: &Delivery, before: Option<&Delivery>) {
+        let context = format!("{}: delivered {}", self.context(), delivery.position);
+        let position = delivery.position.number();
+        let (kept, last) = self.beside.acknowledged;
+        let follows = match before {
+            Some(before) => position == before.position.number() + 1,
+            None => (kept + 1..=last + 1).contains(&position),
+        };
+        assert!(follows, "{context}, behind {kept} to {last}");
+        assert!(self.model.at(position).is_some_and(|sent| sent.is(delivery)), "{context}: {delivery:?}");
+    }
+}

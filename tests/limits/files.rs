@@ -1,0 +1,80 @@
+//! The limit on open files.
+
+use std::os::fd::AsRawFd;
+
+use rustix::process::Resource;
+
+use super::alone::{Held, alone, limited};
+use super::support::{Story, copy, directory, options, os_error};
+
+/// "Too many open files".
+const EMFILE: i32 = 24;
+
+/// The number that the next file gets.
+fn next_file() -> u64 {
+    std::fs::File::open("/dev/null").unwrap().as_raw_fd() as u64
+}
+
+/// At every number of files that is too small, from none on.
+#[test]
+fn too_few_files_are_an_error_at_each_of_their_places() {
+    alone("files::too_few_files_are_an_error_at_each_of_their_places", || {
+        let directory = directory();
+        let whole = directory.path().join("whole");
+        let mut begun = Story::default();
+        begun.tell(&whole, options());
+        assert!(begun.failures.is_empty(), "{:?}", begun.failures);
+        let held = Held::now(directory.path());
+        let mut too_few = 0;
+        for room in 0.. {
+            // The same store each time: one that grows has more files to open.
+            let path = directory.path().join(format!("room-{room}"));
+            copy(&whole, &path);
+            let mut story = begun.clone();
+            limited(Resource::Nofile, next_file() + room, || story.tell(&path, options()));
+            for failure in &story.failures {
+                assert_eq!(os_error(failure), Some(EMFILE), "room for {room} files: {failure:?}");
+            }
+            held.assert_again(directory.path(), &format!("room for {room} files"));
+            let is_enough = story.failures.is_empty();
+            story.end(&path, options());
+            held.assert_again(directory.path(), &format!("behind room for {room} files"));
+            if is_enough {
+                break;
+            }
+            too_few += 1;
+        }
+        println!("{too_few} numbers of files were too few");
+        assert!(too_few > 4, "{too_few}");
+    });
+}
+
+/// What was open goes on when there are files again.
+#[test]
+fn a_store_that_is_open_goes_on_when_there_are_files_again() {
+    alone("files::a_store_that_is_open_goes_on_when_there_are_files_again", || {
+        let directory = directory();
+        let path = directory.path().join("store");
+        let mut story = Story::default();
+        story.tell(&path, options());
+        let held = Held::now(directory.path());
+        for room in 0..6 {
+            let store = options().open(&path).unwrap();
+            limited(Resource::Nofile, next_file() + room, || {
+                (0..30).for_each(|_| story.append(&store));
+                story.look(&store);
+            });
+            assert!(story.failures.iter().all(|failure| os_error(failure) == Some(EMFILE)), "{:?}", story.failures);
+            assert!(room > 0 || !story.failures.is_empty(), "30 appends roll");
+            story.failures.clear();
+            let before = story.acknowledged.len();
+            (0..30).for_each(|_| story.append(&store));
+            story.look(&store);
+            assert!(story.failures.is_empty(), "{:?}", story.failures);
+            assert_eq!((story.acknowledged.len(), story.in_doubt.len()), (before + 30, 0));
+            drop(store);
+            held.assert_again(directory.path(), &format!("room for {room} files"));
+        }
+        story.end(&path, options());
+    });
+}
