@@ -335,6 +335,10 @@ impl Read {
                 && *ordinal < header.count
             {
                 let position = header.link.first_position + u64::from(*ordinal);
+                // The read may have been asked to end in the middle of a commit.
+                if position > self.head {
+                    return Ok(false);
+                }
                 let range = cursor.frame(*header)?.record_range(*ordinal);
                 let range = range.map_err(|reason| cursor.segment().corrupt(cursor.current().offset, reason))?;
                 *ordinal += 1;

@@ -53,6 +53,26 @@ fn g24_a_read_that_failed_stays_ended() {
     });
 }
 
+/// A read of everything that was to end in the middle of a commit went on to the end of that commit.
+#[test]
+fn g24_a_read_ends_where_it_was_asked_to_in_the_middle_of_a_commit_as_well() {
+    check(|world| {
+        world.append("a", Any, events(2)).unwrap();
+        world.append("a", Any, events(3)).unwrap();
+        world.observe(|store| {
+            for query in [Query::all(), Query::stream("a"), Query::types(["Counted"])] {
+                for upto in 1..=5 {
+                    let read = || store.read(query.clone()).upto(p(upto));
+                    assert_eq!(positions_of(read()), (1..=upto).collect::<Vec<_>>(), "{query:?}");
+                    assert_eq!(positions_of(read().reverse()), (1..=upto).rev().collect::<Vec<_>>(), "{query:?}");
+                    let times = read().since(Timestamp::MIN).until(Timestamp::MAX);
+                    assert_eq!(positions_of(times), (1..=upto).collect::<Vec<_>>(), "{query:?}");
+                }
+            }
+        });
+    });
+}
+
 /// e1 to e6 at seconds 1 to 6, on two streams of one category and one of another.
 fn six(world: &mut World) {
     let streams = ["a-1", "b-1", "a-2", "a-1", "b-1", "a-1"];
