@@ -77,3 +77,31 @@ fn gaps_between_runs_and_a_damaged_positions_file_are_repaired_together() {
     store.maintain().unwrap();
     store.close().unwrap();
 }
+
+/// Found by `snapshot`. What a snapshot says of its size was believed up to the greatest size that any can have, so that
+/// a value of a hundred bytes was given 64 MiB before it turned out to hold nothing. It gets no more than can be packed
+/// into it.
+#[cfg(feature = "zstd")]
+#[test]
+fn a_packed_snapshot_is_given_no_more_memory_than_it_can_fill() {
+    use annals::{Position, SnapshotQuery};
+
+    let store = Store::in_memory().unwrap();
+    store.append("account-1", ExpectedVersion::NoStream, [NewEvent::raw("Opened", "")]).unwrap();
+    let checksum = store.history_point(Position::FIRST).unwrap().checksum;
+    let mut value = store.id().to_bytes().to_vec();
+    value.extend(1u64.to_le_bytes());
+    value.extend(checksum.to_le_bytes());
+    value.extend([1, 0, 0, 1]);
+    value.extend(1u64.to_le_bytes());
+    value.extend(0u64.to_le_bytes());
+    value.extend((64u32 << 20).to_le_bytes());
+    value.extend([9, 0, 0, 0]);
+    value.extend(b"account-1 not packed");
+    let key = format!("snapshot-{:032x}", xxhash_rust::xxh3::xxh3_128(b"account-1"));
+    store.state().unwrap().put(key, value).unwrap();
+
+    let found = store.load_snapshot("account-1", SnapshotQuery::new()).unwrap();
+    assert_eq!(found.snapshot, None);
+    assert!(found.ignored[0].reason.to_string().contains("larger than any that is packed so"), "{:?}", found.ignored);
+}

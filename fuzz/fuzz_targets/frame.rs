@@ -3,6 +3,10 @@
 
 #![no_main]
 
+use annals_fuzz::allocation::within;
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| annals::fuzzing::decode(bytes));
+/// What is built again to be compared, and pages made whole.
+const BYTES_MAX: usize = 64 << 10;
+
+fuzz_target!(|bytes: &[u8]| within(BYTES_MAX + 16 * bytes.len(), || annals::fuzzing::decode(bytes)));

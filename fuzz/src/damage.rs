@@ -3,6 +3,8 @@
 use annals::fuzzing::{Files, repair};
 use arbitrary::Arbitrary;
 
+use crate::sample::Sample;
+
 /// What happens to the files.
 #[derive(Debug, Arbitrary)]
 pub struct Damage {
@@ -31,16 +33,23 @@ enum Change {
     Truncate,
     Delete,
     Exchange { with: u8 },
+    /// Another file gets the bytes of this one.
+    Duplicate { to: u8 },
+    /// The file as it was when the store was closed once before.
+    Older,
 }
 
+/// Behind the last byte of a file that is not zero, so much is damaged as gladly as what is before it.
+const MARGIN_BYTES: usize = 64;
+
 impl Damage {
-    /// The files with all changes made, to those alone whose path is `chosen`.
-    pub fn apply(&self, files: &Files, chosen: impl Fn(&str) -> bool) -> Files {
-        let mut files = files.clone();
+    /// The files of the sample with all changes made, to those alone whose path is `chosen`.
+    pub fn apply(&self, sample: &Sample, chosen: impl Fn(&str) -> bool) -> Files {
+        let mut files = sample.files.clone();
         for mutation in &self.mutations {
             let paths: Vec<String> = files.keys().filter(|path| chosen(path)).cloned().collect();
             if let Some(path) = pick(&paths, mutation.file) {
-                mutation.apply(&mut files, &paths, path);
+                mutation.apply(&mut files, &sample.earlier, &paths, path);
                 if let Some(bytes) = files.get_mut(path).filter(|_| self.is_sealed) {
                     repair(path, bytes);
                 }
@@ -55,9 +64,14 @@ fn pick(paths: &[String], number: u8) -> Option<&String> {
 }
 
 impl Mutation {
-    fn apply(&self, files: &mut Files, paths: &[String], path: &str) {
+    fn apply(&self, files: &mut Files, earlier: &Files, paths: &[String], path: &str) {
         match self.change {
             Change::Delete => drop(files.remove(path)),
+            Change::Older => drop(earlier.get(path).map(|bytes| files.insert(path.to_owned(), bytes.clone()))),
+            Change::Duplicate { to } => {
+                let Some(other) = pick(paths, to) else { return };
+                files.insert(other.clone(), files[path].clone());
+            }
             Change::Exchange { with } => {
                 let Some(other) = pick(paths, with) else { return };
                 let (mine, theirs) = (files[path].clone(), files[other].clone());
@@ -75,7 +89,10 @@ impl Mutation {
 
     fn change_bytes(&self, bytes: &mut Vec<u8>) {
         let len = bytes.len();
-        let at = self.at as usize % len;
+        // Most of a segment is zeros, where there is little to damage.
+        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let most = if self.at % 8 == 0 { len } else { len.min(used + MARGIN_BYTES) };
+        let at = (self.at / 8) as usize % most;
         let end = |count: u16| (at + usize::from(count)).min(len);
         match self.change {
             Change::Flip { mask } => bytes[at] ^= mask,
@@ -99,7 +116,7 @@ impl Mutation {
                 left[low..low + count].swap_with_slice(&mut right[..count]);
             }
             Change::Truncate => bytes.truncate(at),
-            Change::Delete | Change::Exchange { .. } => {}
+            Change::Delete | Change::Exchange { .. } | Change::Duplicate { .. } | Change::Older => {}
         }
     }
 }

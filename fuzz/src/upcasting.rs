@@ -7,11 +7,11 @@ use annals::{
 use serde::{Deserialize, Serialize};
 
 /// One event, and what it is upcast by. The bytes are three lines: type and schema version, the payload, the rules.
-pub struct Case {
+struct Case {
     /// The event.
-    pub event: RecordedEvent,
+    event: RecordedEvent,
     /// The rules, which fit together.
-    pub upcasters: Upcasters,
+    upcasters: Upcasters,
 }
 
 /// What events may be read as; it has every shape of a variant.
@@ -30,9 +30,20 @@ enum Nested {
     Text { text: String },
 }
 
+/// Reads the bytes as rules and an event, and does everything that can be done with them.
+pub fn check(bytes: &[u8]) {
+    let Some(case) = Case::parse(bytes) else { return };
+    // What was upcast can be upcast no further, and reads as an event of the enum or as an error that names it.
+    for event in case.upcast() {
+        assert!(!case.upcasters.takes(&event.event_type, event.schema_version));
+        check_decoding(&event);
+    }
+    check_decoding(&case.event);
+}
+
 impl Case {
     /// `None` if the bytes are not three lines, or the last is no file of rules.
-    pub fn parse(bytes: &[u8]) -> Option<Self> {
+    fn parse(bytes: &[u8]) -> Option<Self> {
         let mut lines = bytes.splitn(3, |byte| *byte == b'\n');
         let (name, payload) = (std::str::from_utf8(lines.next()?).ok()?, lines.next()?);
         let rules = UpcastRules::from_json(std::str::from_utf8(lines.next()?).ok()?).ok()?;
@@ -56,7 +67,7 @@ impl Case {
     }
 
     /// What the event is upcast into; nothing if a rule cannot be applied.
-    pub fn upcast(&self) -> Vec<RecordedEvent> {
+    fn upcast(&self) -> Vec<RecordedEvent> {
         let events = match self.upcasters.upcast(&self.event.as_event()) {
             Ok(events) => events,
             Err(Error::Codec { .. }) => return Vec::new(),
@@ -71,7 +82,7 @@ impl Case {
 }
 
 /// Reads the event as one of `Shapes`. What can be read is written and read again, the same.
-pub fn check_decoding(event: &RecordedEvent) {
+fn check_decoding(event: &RecordedEvent) {
     let shapes: EventCodec<Shapes> = EventTypes::new().check().expect("the declaration is right");
     match shapes.decode(&event.as_event()) {
         Ok(decoded) => {

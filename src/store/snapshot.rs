@@ -326,7 +326,7 @@ impl Store {
 
 /// The key of the snapshots of a stream, in the state. Names can be as long as keys: their hash stands for them, and the
 /// name inside decides.
-fn key_of(stream: &str) -> String {
+pub(super) fn key_of(stream: &str) -> String {
     format!("snapshot-{:032x}", xxh3_128(stream.as_bytes()))
 }
 
@@ -493,15 +493,20 @@ fn unpack(header: &SnapshotHeader<'_>, packed: &[u8]) -> Result<Vec<u8>, Ignored
     }
 }
 
-/// Never more than a snapshot may have, whatever the header says.
+/// Never more than a snapshot may have, nor more than can be packed into so few bytes, whatever the header says.
 #[cfg(feature = "zstd")]
 fn unpack_zstd(packed: &[u8], state_bytes: usize) -> Result<Vec<u8>, IgnoredReason> {
+    /// A block of four bytes can stand for 128 KiB, and none for more.
+    const RATIO_MAX: usize = 32 * 1024;
     thread_local! {
         /// Kept, since making one takes longer than unpacking a small state with it.
         static UNPACKER: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
     }
-    if state_bytes > SNAPSHOT_BYTES_MAX {
-        return Err(IgnoredReason::Damaged("its state is larger than any".into()));
+    if packed.is_empty() {
+        return Err(IgnoredReason::Damaged("its state is said to be packed, and there is none".into()));
+    }
+    if state_bytes > packed.len().saturating_mul(RATIO_MAX).min(SNAPSHOT_BYTES_MAX) {
+        return Err(IgnoredReason::Damaged("its state is larger than any that is packed so".into()));
     }
     let unpacked = UNPACKER.with_borrow_mut(|kept| match kept {
         Some(unpacker) => unpacker.decompress(packed, state_bytes),

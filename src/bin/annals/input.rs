@@ -1,18 +1,16 @@
-//! A file of lines: opened, or spooled where it cannot be read twice; unpacked; read line by line.
+//! A file of lines: opened, or spooled where it cannot be read twice; unpacked.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use annals::limits::COMMIT_BYTES_MAX;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use flate2::read::MultiGzDecoder;
 use indicatif::ProgressBar;
-use xxhash_rust::xxh3::Xxh3;
+
+use crate::lines::Lines;
 
 const BUFFER_BYTES: usize = 256 * 1024;
-/// The longest line: an event of the greatest size in base64, with room for its names.
-const LINE_BYTES_MAX: usize = 2 * COMMIT_BYTES_MAX;
 /// The first bytes of packed files. No line of text begins so.
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
@@ -56,9 +54,9 @@ impl Input {
     }
 
     /// The lines from the first on. The bar shows how much of the file was read.
-    pub(crate) fn lines<'a>(&'a self, bar: &'a ProgressBar) -> Result<InputLines<'a>> {
+    pub(crate) fn lines<'a>(&'a self, bar: &'a ProgressBar) -> Result<Lines<'a>> {
         let reader = self.unpacked(bar).with_context(|| format!("cannot read {}", self.name))?;
-        Ok(InputLines { name: &self.name, reader, number: 0, text: Vec::new(), read: Box::new(Xxh3::new()) })
+        Ok(Lines::new(&self.name, reader))
     }
 
     fn unpacked<'a>(&'a self, bar: &'a ProgressBar) -> Result<Box<dyn BufRead + 'a>> {
@@ -85,37 +83,5 @@ fn unpacked_zstd<'a>(reader: impl BufRead + 'a) -> Result<Box<dyn BufRead + 'a>>
 
 #[cfg(not(feature = "zstd"))]
 fn unpacked_zstd<'a>(_reader: impl BufRead + 'a) -> Result<Box<dyn BufRead + 'a>> {
-    bail!("it is packed with zstd, and this program was built without the feature `zstd`")
-}
-
-/// The lines of a file, one at a time.
-pub(crate) struct InputLines<'a> {
-    name: &'a str,
-    reader: Box<dyn BufRead + 'a>,
-    number: u64,
-    text: Vec<u8>,
-    /// The digest of what was read, unpacked.
-    read: Box<Xxh3>,
-}
-
-impl InputLines<'_> {
-    /// The digest of what was read so far: of the lines, however they are packed.
-    pub(crate) fn digest(&self) -> [u8; 16] {
-        self.read.digest128().to_be_bytes()
-    }
-
-    /// The next line with its end, and its number from 1.
-    pub(crate) fn next(&mut self) -> Result<Option<(u64, &[u8])>> {
-        self.text.clear();
-        self.number += 1;
-        let (name, number) = (self.name, self.number);
-        let mut rest = (&mut self.reader).take(LINE_BYTES_MAX as u64);
-        let read = rest.read_until(b'\n', &mut self.text);
-        let bytes = read.with_context(|| format!("cannot read line {number} of {name}"))?;
-        if bytes == LINE_BYTES_MAX && !self.text.ends_with(b"\n") {
-            bail!("line {number} of {name} has more than {LINE_BYTES_MAX} bytes, which is no event");
-        }
-        self.read.update(&self.text);
-        Ok((bytes > 0).then_some((number, &self.text)))
-    }
+    anyhow::bail!("it is packed with zstd, and this program was built without the feature `zstd`")
 }

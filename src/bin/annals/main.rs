@@ -10,9 +10,11 @@ mod clock;
 mod commands;
 mod exit;
 mod input;
+mod lines;
 mod ndjson;
 mod output;
 mod progress;
+mod text;
 mod time;
 mod upcast;
 

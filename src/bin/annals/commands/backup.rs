@@ -8,7 +8,8 @@ use clap::Args;
 use serde_json::json;
 
 use crate::args::{FormatArg, StoreArg};
-use crate::output::{self, grouped};
+use crate::output;
+use crate::text::grouped;
 
 /// Copy a store, also while it is written
 ///

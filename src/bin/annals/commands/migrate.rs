@@ -11,7 +11,8 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::args::{Format, FormatArg, StoreArg};
-use crate::output::{self, grouped, printable};
+use crate::output;
+use crate::text::{grouped, printable};
 use crate::{progress, upcast};
 
 /// Copy a store through upcasters into a new one, and show what changes

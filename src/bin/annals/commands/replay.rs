@@ -9,9 +9,10 @@ use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 
 use crate::args::{Format, FormatArg, Selection, StoreArg};
+use crate::output;
 use crate::output::Align::{Left, Right};
-use crate::output::{self, grouped};
 use crate::progress;
+use crate::text::grouped;
 use crate::upcast::UpcastArg;
 
 /// Go through events in order, and count them

@@ -6,7 +6,8 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::args::{FormatArg, StoreArg};
-use crate::output::{self, grouped};
+use crate::output;
+use crate::text::grouped;
 
 /// Show how much is in a store
 #[derive(Debug, Args)]

@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 
 use crate::args::{FormatArg, StoreArg};
 use crate::exit::Corruption;
-use crate::output::{self, grouped};
+use crate::output;
 use crate::progress;
+use crate::text::grouped;
 
 /// Read every byte of a store and check it
 ///

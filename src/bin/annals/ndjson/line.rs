@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::text::printable;
 use crate::time;
 
 /// An event to import, and what the line says of where it was.
@@ -353,7 +354,7 @@ fn shortened(text: &str) -> String {
     if shown.len() < text.len() {
         shown.push('…');
     }
-    crate::output::printable(&shown)
+    printable(&shown)
 }
 
 #[cfg(test)]

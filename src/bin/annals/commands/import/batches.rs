@@ -10,7 +10,7 @@ use annals::limits::{COMMIT_BYTES_MAX, EVENTS_PER_COMMIT_MAX};
 use annals::{Appended, Commit, EventId, ExpectedVersion, NewEvent, Position, StreamVersion, Timestamp};
 use uuid::Uuid;
 
-use crate::input::InputLines;
+use crate::lines::Lines;
 use crate::ndjson::{Line, Problem};
 
 /// Lines that name no commit are cut where they would take more bytes: a commit should stay far below its limit.
@@ -56,7 +56,7 @@ impl fmt::Display for BadLine {
 
 /// Reads batches, and looks one line ahead.
 pub(super) struct Batches<'a> {
-    lines: InputLines<'a>,
+    lines: Lines<'a>,
     batch_lines_max: usize,
     /// What the ids are made of of lines that have none; `None` while the file is only checked.
     namespace: Option<Uuid>,
@@ -64,7 +64,7 @@ pub(super) struct Batches<'a> {
 }
 
 impl<'a> Batches<'a> {
-    pub(super) fn new(lines: InputLines<'a>, batch_lines_max: usize, namespace: Option<Uuid>) -> Self {
+    pub(super) fn new(lines: Lines<'a>, batch_lines_max: usize, namespace: Option<Uuid>) -> Self {
         Self { lines, batch_lines_max, namespace, ahead: None }
     }
 

@@ -23,8 +23,9 @@ use self::resume::Begin;
 use crate::args::{Format, FormatArg, StoreArg};
 use crate::clock::CommitClock;
 use crate::input::Input;
-use crate::output::{self, grouped, printable};
+use crate::output;
 use crate::progress;
+use crate::text::{grouped, printable};
 
 /// So many bad lines are reported before a check gives up.
 const BAD_LINES_MAX: usize = 10;

@@ -11,8 +11,9 @@ use serde_json::json;
 use self::generator::Generator;
 use crate::args::{FormatArg, StoreArg};
 use crate::clock::CommitClock;
-use crate::output::{self, grouped};
+use crate::output;
 use crate::progress;
+use crate::text::grouped;
 
 /// Append made-up events, the same for the same arguments
 ///
