@@ -86,9 +86,10 @@ pub(crate) fn shuttle(schedules: usize, body: impl Fn() + Send + Sync + 'static)
     shuttle::Runner::new(random, config.clone()).run(run(&body));
     let few = PctScheduler::new_from_seed(seed, PREEMPTIONS, schedules - schedules.div_ceil(4));
     shuttle::Runner::new(few, config).run(run(&body));
+    println!("schedules explored: {schedules}");
 }
 
-/// Runs `body` under all schedules with at most so many preemptions.
+/// Runs `body` under all schedules with at most so many preemptions; `ANNALS_PREEMPTIONS` adds to them.
 pub(crate) fn loom(preemptions: usize, body: impl Fn() + Send + Sync + 'static) {
     let _exploring = Exploring::begin(Explorer::Loom);
     let mut model = loom::model::Builder::new();
@@ -96,11 +97,15 @@ pub(crate) fn loom(preemptions: usize, body: impl Fn() + Send + Sync + 'static) 
     model.max_branches = 100_000;
     model.max_threads = LOOM_THREADS;
     let body = Arc::new(body);
+    let (runs, counted) = (Arc::new(std::sync::atomic::AtomicUsize::new(0)), Ordering::Relaxed);
+    let counter = Arc::clone(&runs);
     model.check(move || {
+        counter.fetch_add(1, counted);
         // The first thread has a stack that is too small.
         let body = Arc::clone(&body);
         thread::spawn(move || body()).join().expect("the body ends well");
     });
+    println!("interleavings explored: {}", runs.load(counted));
 }
 
 /// Runs a future, on an explored thread.
