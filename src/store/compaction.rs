@@ -167,7 +167,7 @@ impl Copies {
                 Ok(_) => self.copies.clear(),
                 // Somebody wrote one of the keys: what is older now need not be copied.
                 Err(Error::Conflict(_)) => self.drop_stale(state)?,
-                Err(error) => return Err(error),
+                Err(error) => return Err(without_doubt(error)),
             }
         }
         Ok(())
@@ -183,6 +183,14 @@ impl Copies {
             }
         });
         failure.map_or(Ok(()), Err)
+    }
+}
+
+/// What is written here says what the log says already: nobody has sent anything that could be in doubt.
+fn without_doubt(error: Error) -> Error {
+    match error {
+        Error::Indeterminate { cause } | Error::NotWritten { cause } => *cause,
+        other => other,
     }
 }
 
@@ -210,7 +218,8 @@ impl Inner {
     pub(super) fn trim_before(&self, first_kept: u64) -> Result<()> {
         let removed = self.log.trim_before(self.appender()?, first_kept, |entered| {
             self.index.roll(entered.number, entered.salt, entered.first_position);
-        })?;
+        });
+        let removed = removed.map_err(without_doubt)?;
         let forgotten = self.index.forget_before(first_kept, self.first_kept_position()).map_err(Error::from);
         // Neither has to succeed: what is left over is removed at the next open.
         self.log.remove_files(&removed).and(forgotten)
@@ -405,7 +414,8 @@ mod tests {
                 let what = format!("{kind:?} behind {after} calls, for ever: {forever}");
                 match compact(&store, &mut compaction) {
                     Ok(()) => {}
-                    Err(Error::Io { .. } | Error::Full { .. } | Error::Indeterminate { .. }) => {
+                    // Not that anything is in doubt, as it was told once: nobody has sent a commit.
+                    Err(Error::Io { .. } | Error::Full { .. }) => {
                         assert!(disk.failed_calls() > 0, "{what}");
                     }
                     Err(error) => panic!("{what}: {error:?}"),

@@ -18,8 +18,12 @@ mod faulty;
 mod group;
 mod history;
 mod hold;
+#[cfg(test)]
+mod in_flight;
 mod indexing;
 mod lookup;
+#[cfg(test)]
+mod machine;
 mod maintenance;
 mod metadata;
 mod open;

@@ -301,7 +301,7 @@ enum Slot {
 impl StateSlot {
     pub(super) fn new(disk: &Arc<dyn Disk>, options: &Options, signal: Arc<Signal>, writable: bool) -> Self {
         let options = Options {
-            segment_bytes_first: SEGMENT_BYTES_FIRST,
+            segment_bytes_first: SEGMENT_BYTES_FIRST.min(options.segment_bytes_first),
             segment_bytes_max: SEGMENT_BYTES_MAX,
             growth: Growth::Sixteenths,
             index_memory_bytes_max: INDEX_BYTES_MAX.min(options.index_memory_bytes_max),

@@ -142,6 +142,11 @@ impl SimulatedDisk {
         self.state.lock().fingerprint
     }
 
+    /// Whether calls are taken: the power was not lost, and nobody stopped the disk.
+    pub(crate) fn is_on(&self) -> bool {
+        self.state.lock().is_on
+    }
+
     /// Every call fails from now on, until `cut_power` or `kill`: what is dropped meanwhile can no longer tidy up.
     pub(crate) fn stop(&self) {
         self.state.lock().is_on = false;
