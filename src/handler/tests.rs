@@ -30,6 +30,14 @@ fn append(store: &Store, stream: &str, events: u64) -> Position {
 struct Stub<H, S> {
     handle: H,
     save: S,
+    effects: Effects,
+}
+
+/// Where the effects of a stub are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Effects {
+    Within,
+    Outside,
 }
 
 impl<H, S> Work for Stub<H, S>
@@ -54,12 +62,16 @@ where
     }
 
     fn has_effects_outside(&self) -> bool {
-        false
+        self.effects == Effects::Outside
     }
 }
 
+fn stub<H, S>(handle: H, save: S) -> Stub<H, S> {
+    Stub { handle, save, effects: Effects::Within }
+}
+
 fn start(store: &Store, runner: Runner) -> Result<HandlerHandle> {
-    runner.start(store, Box::new(Stub { handle: |_: &Event<'_>| Ok(()), save: |_: &Checkpoint| Ok(()) }))
+    runner.start(store, Box::new(stub(|_: &Event<'_>| Ok(()), |_: &Checkpoint| Ok(()))))
 }
 
 fn runner() -> Runner {
@@ -108,7 +120,7 @@ fn the_oldest_record_of_a_skipped_event_gives_way() {
 fn an_error_of_saving_stops_the_handler_and_is_told() {
     let store = store();
     let save = |_: &Checkpoint| Err(Error::ReadOnly);
-    let stub = Stub { handle: |_: &Event<'_>| Ok(()), save };
+    let stub = stub(|_: &Event<'_>| Ok(()), save);
     let handler = runner().start(&store, Box::new(stub)).unwrap();
     let position = append(&store, "a", 1);
     let failed = handler.wait_for(position).unwrap_err();
@@ -119,7 +131,7 @@ fn an_error_of_saving_stops_the_handler_and_is_told() {
 #[test]
 fn a_panic_beside_an_event_stops_the_handler_and_frees_its_name() {
     let store = store();
-    let stub = Stub { handle: |_: &Event<'_>| Ok(()), save: |_: &Checkpoint| panic!("no way to save") };
+    let stub = stub(|_: &Event<'_>| Ok(()), |_: &Checkpoint| panic!("no way to save"));
     let handler = runner().start(&store, Box::new(stub)).unwrap();
     append(&store, "a", 1);
     let state = handler.wait_for_state(HandlerState::is_over);
@@ -143,7 +155,7 @@ fn a_full_disk_is_waited_for() {
             let batch = StateBatch::new().put("bulk", vec![0; 1024 * 1024]);
             store.state()?.write(checkpoint.add_to(batch)).map(drop)
         };
-        Stub { handle: |_: &Event<'_>| Ok(()), save }
+        stub(|_: &Event<'_>| Ok(()), save)
     };
     let handler = runner().start(&store, Box::new(bulky)).unwrap();
     disk.set_budget(disk.used());
@@ -178,7 +190,7 @@ fn an_order_that_comes_while_space_is_waited_for_is_seen_to_when_there_is_some()
     };
     let options = Options::new().clock(clock.clone()).without_background_work();
     let store = options.in_memory().unwrap();
-    let handler = runner().start(&store, Box::new(Stub { handle: |_: &Event<'_>| Ok(()), save })).unwrap();
+    let handler = runner().start(&store, Box::new(stub(|_: &Event<'_>| Ok(()), save))).unwrap();
     append(&store, "a", 1);
     attempted.recv().unwrap();
     handler.wait_for_state(|state| matches!(state, HandlerState::NoSpace { .. }));
@@ -204,7 +216,7 @@ fn a_checkpoint_moves_with_events_that_do_not_match() {
             Ok(())
         }
     };
-    let stub = Stub { handle: |_: &Event<'_>| Ok(()), save };
+    let stub = stub(|_: &Event<'_>| Ok(()), save);
     let options = runner().query(Query::stream("b")).upto(crate::Horizon::Visible);
     let handler = options.start(&store, Box::new(stub)).unwrap();
     handler.wait_for(append(&store, "a", 100)).unwrap();
@@ -280,7 +292,7 @@ fn work_that_panics_when_it_is_dropped_leaves_nobody_waiting() {
         let _its_own = &fragile;
         Ok(())
     };
-    let stub = Stub { handle, save: |_: &Checkpoint| Ok(()) };
+    let stub = stub(handle, |_: &Checkpoint| Ok(()));
     let handler = runner().start(&store, Box::new(stub)).unwrap();
     handler.wait_for(append(&store, "a", 1)).unwrap();
     std::thread::scope(|scope| {
@@ -360,7 +372,7 @@ fn a_pure_handler_without_a_checkpoint_forgets_what_was_put_aside_before() {
         let store = store.clone();
         // The checkpoint, and what it says of dead letters, is saved; the stub never finds it again.
         let save = move |checkpoint: &Checkpoint| store.state()?.write(checkpoint.add_to(StateBatch::new())).map(drop);
-        Box::new(Stub { handle, save })
+        Box::new(stub(handle, save))
     };
     let start = |policy: OnError| runner().policy(policy).start(&store, stub()).unwrap();
     for policy in [OnError::park(), OnError::skip()] {

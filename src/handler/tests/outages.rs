@@ -23,47 +23,6 @@ impl Supply {
     }
 }
 
-/// Work that needs a supply, and tells which events it has handled.
-struct Needy {
-    supply: Supply,
-    handled: mpsc::Sender<u64>,
-    effects: Effects,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Effects {
-    Within,
-    Outside,
-}
-
-impl Work for Needy {
-    fn load(&mut self, _store: &Store) -> Result<Option<Checkpoint>> {
-        Ok(None)
-    }
-
-    fn handle(&mut self, event: &Event<'_>) -> Result<(), HandlerError> {
-        self.supply.take()?;
-        if event.payload() == b"bad" {
-            return Err("it is bad".into());
-        }
-        // Nobody listens any more when the test is over.
-        let _ = self.handled.send(event.position().number());
-        Ok(())
-    }
-
-    fn save(&mut self, _checkpoint: &Checkpoint) -> Result<()> {
-        Ok(())
-    }
-
-    fn roll_back(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn has_effects_outside(&self) -> bool {
-        self.effects == Effects::Outside
-    }
-}
-
 struct Scene {
     clock: ManualClock,
     store: Store,
@@ -77,7 +36,17 @@ impl Scene {
         let clock = ManualClock::new(Timestamp::default());
         let store = Options::new().clock(clock.clone()).without_background_work().in_memory().unwrap();
         let (supply, (sender, handled)) = (Supply::default(), mpsc::channel());
-        let work = Needy { supply: supply.clone(), handled: sender, effects };
+        let needed = supply.clone();
+        let handle = move |event: &Event<'_>| {
+            needed.take()?;
+            if event.payload() == b"bad" {
+                return Err("it is bad".into());
+            }
+            // Nobody listens any more when the test is over.
+            let _ = sender.send(event.position().number());
+            Ok(())
+        };
+        let work = Stub { handle, save: |_: &Checkpoint| Ok(()), effects };
         let handler = runner().policy(policy).start(&store, Box::new(work)).unwrap();
         Self { clock, store, supply, handled, handler }
     }
@@ -250,54 +219,26 @@ fn an_attempt_that_is_over_does_not_count_while_it_is_saved() {
     let position = append(&store, "a", 2);
     left(&store, 1, 2, 0);
     let marks = Arc::new(parking_lot::Mutex::new(Vec::new()));
-    let mark_of = |store: &Store| -> Mark {
-        let bytes = store.state().unwrap().get(&keys::mark("mailer")).unwrap().unwrap();
-        serde_json::from_slice(&bytes).unwrap()
+    let noting = |step: &'static str| {
+        let (store, marks) = (store.clone(), Arc::clone(&marks));
+        move || {
+            let bytes = store.state().unwrap().get(&keys::mark("mailer")).unwrap().unwrap();
+            let mark: Mark = serde_json::from_slice(&bytes).unwrap();
+            marks.lock().push((step, mark.event.number(), mark.attempt));
+        }
     };
-    let work = Marking { store: store.clone(), marks: Arc::clone(&marks), mark_of };
+    let (handling, saving) = (noting("handle"), noting("save"));
+    let handle = move |_: &Event<'_>| {
+        handling();
+        Ok(())
+    };
+    let save = move |_: &Checkpoint| {
+        saving();
+        Ok(())
+    };
+    let work = Stub { handle, save, effects: Effects::Outside };
     let runner = Runner::new("mailer", HandlerKind::Reactor).policy(OnError::park());
     runner.start(&store, Box::new(work)).unwrap().wait_for(position).unwrap();
     let seen = marks.lock().clone();
     assert_eq!(seen, [("handle", 1, 1), ("save", 1, 0), ("handle", 2, 1), ("save", 2, 0)]);
-}
-
-/// A step, and the event and the attempts of the mark at it.
-type Noted = (&'static str, u64, u32);
-
-/// Remembers the mark at each step.
-struct Marking<M> {
-    store: Store,
-    marks: Arc<parking_lot::Mutex<Vec<Noted>>>,
-    mark_of: M,
-}
-
-impl<M: Fn(&Store) -> Mark> Marking<M> {
-    fn note(&self, step: &'static str) {
-        let mark = (self.mark_of)(&self.store);
-        self.marks.lock().push((step, mark.event.number(), mark.attempt));
-    }
-}
-
-impl<M: Fn(&Store) -> Mark + Send> Work for Marking<M> {
-    fn load(&mut self, _store: &Store) -> Result<Option<Checkpoint>> {
-        Ok(None)
-    }
-
-    fn handle(&mut self, _event: &Event<'_>) -> Result<(), HandlerError> {
-        self.note("handle");
-        Ok(())
-    }
-
-    fn save(&mut self, _checkpoint: &Checkpoint) -> Result<()> {
-        self.note("save");
-        Ok(())
-    }
-
-    fn roll_back(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn has_effects_outside(&self) -> bool {
-        true
-    }
 }
