@@ -54,10 +54,11 @@ impl<R: fmt::Display> fmt::Display for ExecuteError<R> {
     }
 }
 
-/// Any rejection that can be shown will do, so that a text or a plain enum needs no error type around it.
+/// Any rejection that can be shown will do, so that a text or a plain enum needs no error type around it. The error of the
+/// store is the cause: whoever looks for one finds it without having to know the type of the rejection.
 impl<R: fmt::Debug + fmt::Display> std::error::Error for ExecuteError<R> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.store_error().and_then(std::error::Error::source)
+        self.store_error().map(|error| error as _)
     }
 }
 

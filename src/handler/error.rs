@@ -4,7 +4,6 @@ use std::any::Any;
 use std::error::Error as StdError;
 use std::fmt;
 
-use crate::AppendError;
 use crate::error::Error;
 use crate::limits::DEAD_LETTER_ERROR_BYTES_MAX;
 
@@ -48,9 +47,7 @@ impl HandlerError {
     pub fn outage(&self) -> Option<&Error> {
         let mut cause: Option<&(dyn StdError + 'static)> = (!self.is_permanent).then_some(&*self.reason);
         while let Some(error) = cause {
-            let of_append = || error.downcast_ref().map(AppendError::error);
-            let found = error.downcast_ref().or_else(of_append);
-            if let Some(outage @ (Error::Full { .. } | Error::Unavailable { .. })) = found {
+            if let Some(outage @ (Error::Full { .. } | Error::Unavailable { .. })) = error.downcast_ref() {
                 return Some(outage);
             }
             cause = error.source();
@@ -116,7 +113,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{Commit, DispatchError};
+    use crate::{AppendError, Commit, DispatchError, ExecuteError, ReplayError};
 
     #[test]
     fn errors_and_texts_become_one() {
@@ -133,8 +130,20 @@ mod tests {
         assert!(is_outage(full().into()));
         assert!(is_outage(AppendError::new(full(), Commit::new()).into()));
         assert!(is_outage(DispatchError::failed(AppendError::new(full(), Commit::new())).into()));
+        assert!(is_outage(ReplayError::Store(full()).into()));
         assert!(!is_outage(HandlerError::permanent(full())));
         assert!(!is_outage(Error::Closed.into()) && !is_outage("no space".into()));
+    }
+
+    /// What the domain could have said is part of the type of that error, which a handler does not know: a full disk was
+    /// taken for a fault of the event, which was parked for it.
+    #[test]
+    fn an_outage_is_found_in_the_error_of_a_command_whatever_it_could_have_been_rejected_with() {
+        let full = || Error::Full { path: "log".into(), source: Arc::new(ErrorKind::StorageFull.into()) };
+        let failed = |error: HandlerError| (error.outage().is_some(), error.text());
+        assert_eq!(failed(ExecuteError::<&str>::Store(full()).into()), (true, full().to_string()));
+        assert_eq!(failed(ExecuteError::<String>::Store(full()).into()), (true, full().to_string()));
+        assert_eq!(failed(ExecuteError::Rejected("overdrawn").into()), (false, "overdrawn".to_owned()));
     }
 
     #[test]

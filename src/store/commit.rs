@@ -441,7 +441,7 @@ impl fmt::Display for AppendError {
 
 impl std::error::Error for AppendError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        std::error::Error::source(&self.inner.0)
+        Some(&self.inner.0)
     }
 }
 

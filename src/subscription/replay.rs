@@ -352,7 +352,7 @@ impl fmt::Display for ReplayError {
 impl StdError for ReplayError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            ReplayError::Store(error) => error.source(),
+            ReplayError::Store(error) => Some(error),
             ReplayError::Handler { source, .. } => Some(&**source),
         }
     }
