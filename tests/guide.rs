@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use annals::{
     Aggregate, CommandId, DecisionModel, Dispatch, DispatchError, Event, EventTypes, ExecuteError, ExpectedVersion,
-    HandlerError, Item, NewEvent, OnError, Outgoing, Parts, Problems, ProcessManager, ProcessStatus, Projection, Query,
-    Reactions, ReadModel, Repository, Sink, SnapshotPolicy, Store, Table, Tenants, Upcaster, field, testing,
+    HandlerError, Item, NewEvent, OnError, Outgoing, Parts, Position, Problems, ProcessManager, ProcessStatus,
+    Projection, Query, Reactions, ReadModel, Repository, Sink, SnapshotPolicy, Store, Table, Tenants, Upcaster, field,
+    testing,
 };
 use serde::{Deserialize, Serialize};
 
@@ -395,6 +396,10 @@ fn subscriptions() -> Outcome {
     let mut deposits = 0;
     store.replay(Query::types(["Deposited"])).run(|_event| deposits += 1)?;
     assert_eq!(deposits, 1);
+
+    let mut before = Balances::new();
+    store.replay(Query::all()).upto(Position::FIRST).project(&mut before)?;
+    assert_eq!(before.accounts.get(&"account-alice".into()).unwrap().cents, 0);
     Ok(())
 }
 

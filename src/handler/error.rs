@@ -4,6 +4,7 @@ use std::any::Any;
 use std::error::Error as StdError;
 use std::fmt;
 
+use crate::ReplayOutcome;
 use crate::error::Error;
 use crate::limits::DEAD_LETTER_ERROR_BYTES_MAX;
 
@@ -104,6 +105,13 @@ impl fmt::Display for HandlerError {
 impl<E: Into<Box<dyn StdError + Send + Sync>>> From<E> for HandlerError {
     fn from(reason: E) -> Self {
         Self { reason: reason.into(), is_permanent: false }
+    }
+}
+
+/// What handles events handles those of a replay as well.
+impl ReplayOutcome for Result<(), HandlerError> {
+    fn into_result(self) -> Result<(), Box<dyn StdError + Send + Sync>> {
+        self.map_err(|error| error.reason)
     }
 }
 

@@ -9,6 +9,7 @@ mod builder;
 mod handle;
 mod model;
 mod rebuild;
+mod replaying;
 mod saving;
 #[cfg(feature = "sqlite")]
 mod sql;

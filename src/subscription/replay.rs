@@ -213,7 +213,9 @@ impl Replay {
         ParallelReplay::new(self, workers)
     }
 
-    /// Runs the events through a handler.
+    /// Runs the events through a handler: a closure like that of a reactor, or what calls
+    /// [`Work::handle`](crate::Work::handle) or [`Sink::deliver`](crate::Sink::deliver). For a projection there is
+    /// [`Replay::project`].
     ///
     /// # Errors
     /// [`ReplayError::Handler`] if the handler returns an error; [`ReplayError::Store`] with [`Error::HistoryChanged`] if

@@ -6,7 +6,10 @@ use std::rc::Rc;
 use std::sync::{Barrier, Mutex};
 
 use annals::limits::REPLAY_WORKERS_MAX;
-use annals::{Error, Position, Query, Replay, ReplayError, ReplayToken, Replayed, Store, Timestamp};
+use annals::{
+    Error, Event, EventTypes, HandlerError, MemorySink, NewEvent, Outgoing, Position, Projection, Query, Replay,
+    ReplayError, ReplayToken, Replayed, Sink, Store, Timestamp, Upcast, Upcaster,
+};
 
 use crate::support::{Any, event, p, tagged};
 use crate::world::check;
@@ -291,4 +294,72 @@ fn the_number_of_workers_has_a_limit() {
     for workers in [0, REPLAY_WORKERS_MAX + 1] {
         assert!(matches!(run(workers), Err(ReplayError::Store(Error::Invalid(_)))), "{workers}");
     }
+}
+
+/// What the letters of the types that it knows amount to.
+#[derive(Default, Debug, PartialEq)]
+struct Spelled(String);
+
+#[derive(serde::Deserialize)]
+enum Letter {
+    A,
+    B,
+}
+
+impl Projection for Spelled {
+    type Event = Letter;
+
+    fn apply(&mut self, event: &Letter, recorded: &Event<'_>) {
+        self.0.push(if matches!(event, Letter::A) { 'a' } else { 'b' });
+        self.0.push_str(&recorded.position().to_string());
+    }
+
+    fn event_types() -> EventTypes<Letter> {
+        let split =
+            Upcaster::json("Both", 1, |payload| Ok(vec![Upcast::of("A", payload.clone()), Upcast::of("B", payload)]));
+        EventTypes::new().upcast(split.to("A", 1).to("B", 1)).upcast(Upcaster::drop("None", 1))
+    }
+}
+
+/// The same handlers that follow a store take its events once more.
+#[test]
+fn any_handler_takes_the_events_of_a_replay() {
+    check(|world| {
+        let types = ["A", "Unknown", "Both", "None", "B"];
+        let events = types.map(|event_type| NewEvent::json(event_type, &()).unwrap());
+        world.append("a-1", Any, events).unwrap();
+        let all = || world.replay(Query::all());
+
+        let mut model = Spelled::default();
+        let first = all().upto(p(3)).project(&mut model).unwrap();
+        assert_eq!((model.0.as_str(), first.events), ("a1a3b3", 3));
+        all().resume(first.token.unwrap()).project(&mut model).unwrap();
+        assert_eq!(model.0, "a1a3b3b5");
+
+        let mut sink = MemorySink::new();
+        all().run(|event| sink.deliver(&[Outgoing::of(world.id(), event)])).unwrap();
+        all().reverse().run(|event| sink.deliver(&[Outgoing::of(world.id(), event)])).unwrap();
+        assert_eq!((sink.delivered().len(), sink.duplicates()), (5, 5));
+
+        let refuse = |event: &Event<'_>| match event.event_type() {
+            "Both" => Err(HandlerError::permanent("not that one")),
+            _ => Ok(()),
+        };
+        for failed in [all().run(refuse), all().parallel(2).run(refuse)] {
+            let failed = failed.unwrap_err();
+            assert!(matches!(&failed, ReplayError::Handler { position, .. } if *position == p(3)), "{failed}");
+            assert!(failed.to_string().contains("not that one"), "{failed}");
+        }
+    });
+}
+
+#[test]
+fn a_projection_is_told_no_event_that_it_cannot_decode() {
+    check(|world| {
+        world.append("a-1", Any, [event("A"), NewEvent::json("B", &()).unwrap()]).unwrap();
+        let mut model = Spelled::default();
+        let failed = world.replay(Query::all()).reverse().project(&mut model).unwrap_err();
+        assert!(matches!(&failed, ReplayError::Handler { position, .. } if *position == p(1)), "{failed}");
+        assert_eq!(model.0, "b2");
+    });
 }
