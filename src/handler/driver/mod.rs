@@ -24,7 +24,7 @@ use crate::handler::runner::Loaded;
 use crate::handler::shared::{HandlerState, Shared};
 use crate::handler::work::Work;
 use crate::types::Position;
-use crate::{Event, Follow, Horizon, Store};
+use crate::{Event, Follow, Horizon, Query, Store};
 
 /// Events that were passed over without a match and are saved as a checkpoint of their own.
 const PASSED_OVER_EVENTS: u64 = 10_000;
@@ -162,11 +162,14 @@ impl Driver {
     /// Runs until it is told to end, or something is wrong. Returns the state that it leaves.
     pub(super) fn run(&mut self, follow: &mut Follow) -> HandlerState {
         follow.seek(self.looked);
-        let end = loop {
-            if let Err(end) = self.round(follow) {
-                break end;
+        let end = self.narrow_care(follow.query()).err().map(End::from);
+        let end = end.unwrap_or_else(|| {
+            loop {
+                if let Err(end) = self.round(follow) {
+                    break end;
+                }
             }
-        };
+        });
         let state = match end {
             End::Told => self.part(),
             // A store that was closed takes no checkpoint either: it is not the handler that has failed.
@@ -179,6 +182,18 @@ impl Driver {
         };
         self.observe_lag();
         state
+    }
+
+    /// What an earlier run was at when its process ended is one of the first batch behind its checkpoint, however far its
+    /// mark reached: only those are handled one by one. If its batches were larger, the next run is careful with the next.
+    fn narrow_care(&mut self, query: &Query) -> Result<()> {
+        let Some(upto) = self.careful_upto else { return Ok(()) };
+        let mut first =
+            self.store.read(query.clone()).after(self.saved).upto(upto).limit(self.settings.batch_events as u64);
+        while let Some(event) = first.next()? {
+            self.careful_upto = Some(event.position());
+        }
+        Ok(())
     }
 
     /// Handles what there is, and waits for more.

@@ -242,3 +242,27 @@ fn an_attempt_that_is_over_does_not_count_while_it_is_saved() {
     let seen = marks.lock().clone();
     assert_eq!(seen, [("handle", 1, 1), ("save", 1, 0), ("handle", 2, 1), ("save", 2, 0)]);
 }
+
+/// A mark reaches as far as there were events when it was written: after a kill in the middle of a million, all that were
+/// left were delivered one by one, although the one that may have ended the process is among the first batch.
+#[test]
+fn what_was_left_by_a_kill_is_redone_event_by_event_and_what_lies_behind_it_in_batches() {
+    let store = store();
+    append(&store, "b", 3);
+    let position = append(&store, "a", 10);
+    left(&store, 4, 13, 0);
+    let (batches, delivered) = mpsc::channel();
+    let relay = store.relay("mailer", Batches(batches)).query(Query::stream("a")).batch(4).start().unwrap();
+    relay.wait_for(position).unwrap();
+    relay.stop().unwrap();
+    assert_eq!(delivered.try_iter().collect::<Vec<_>>(), [1, 1, 1, 1, 4, 2]);
+}
+
+/// A sink that tells how many events came at once.
+struct Batches(mpsc::Sender<usize>);
+
+impl Sink for Batches {
+    fn deliver(&mut self, batch: &[Outgoing]) -> Result<(), HandlerError> {
+        Ok(self.0.send(batch.len())?)
+    }
+}
