@@ -11,9 +11,9 @@ use super::letters::{decode, delete_all, encode};
 use super::policy::OnError;
 use super::runner::HandlerKind;
 use super::shared::{HandlerState, Shared};
-use crate::error::{Error, Result};
+use crate::error::{Error, Invalid, Result, Violation};
 use crate::types::Timestamp;
-use crate::{Query, StateBatch, Store};
+use crate::{Checkpoint, Query, StateBatch, Store};
 
 /// The handlers of an open store that run, or have run and ended with an error.
 #[derive(Debug, Default)]
@@ -69,10 +69,16 @@ impl Registry {
     }
 }
 
-/// Remembers the handler. On a store that is open for reading nothing can be remembered.
+/// Remembers the handler, unless its name is that of something else. On a store that is open for reading nothing can be
+/// remembered.
 pub(super) fn register(store: &Store, shared: &Shared, query: &Query, policy: &OnError) -> Result<()> {
     let (state, key) = (store.state()?, keys::registration(&shared.name));
     let known = state.get(&key)?.map(|bytes| decode::<RegisteredHandler>("handler", &key, &bytes)).transpose()?;
+    match &known {
+        Some(known) => check_kind(&shared.name, known.kind, shared.kind)?,
+        // The place of a subscription of this name would be lost.
+        None => drop(Checkpoint::load(store, &shared.name)?),
+    }
     let registered_at = known.as_ref().map_or_else(|| store.clock().now(), |known| known.registered_at);
     let (kind, query, policy) = (shared.kind, query.clone(), policy.clone());
     let handler = RegisteredHandler { name: String::new(), kind, query, policy, registered_at, state: None };
@@ -83,6 +89,16 @@ pub(super) fn register(store: &Store, shared: &Shared, query: &Query, policy: &O
         Ok(_) | Err(Error::ReadOnly) => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// One checkpoint, and one list of dead letters, cannot be those of two kinds of work: a model would be taken to be where
+/// a reactor came to.
+fn check_kind(name: &str, known: HandlerKind, started: HandlerKind) -> Result<()> {
+    if known == started {
+        return Ok(());
+    }
+    let problem = format!("{name:?} is that of a {known}: Store::forget_handler frees it for a {started}");
+    Err(Invalid { violations: vec![Violation::new(None, "name", problem)] }.into())
 }
 
 impl Store {

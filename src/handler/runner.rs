@@ -1,5 +1,6 @@
 //! Starting a handler: its options, its registration, and the thread that drives its work.
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
@@ -33,6 +34,17 @@ pub enum HandlerKind {
     Sink,
     /// A process manager.
     ProcessManager,
+}
+
+impl fmt::Display for HandlerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            HandlerKind::Projection => "projection",
+            HandlerKind::Reactor => "reactor",
+            HandlerKind::Sink => "sink",
+            HandlerKind::ProcessManager => "process manager",
+        })
+    }
 }
 
 /// Starts [`Work`] under a name: a thread that follows the events of a query, handles them one by one, saves how far it
@@ -206,7 +218,8 @@ impl Runner {
     /// A handler that begins at the end sees every event that is appended after this returned.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with everything that is wrong with the options; [`Error::Held`] if the name is in use;
+    /// [`Error::Invalid`] with everything that is wrong with the options, or if the name is that of a handler of another
+    /// kind; [`Error::Codec`] if it is that of a subscription; [`Error::Held`] if it is in use;
     /// [`Error::HistoryChanged`] if the checkpoint is of another history than the store's and the work does not
     /// [start over](Work::start_over); what the work says when it is loaded; those of [`Store::state`]; [`Error::Io`] if
     /// the operating system gives no thread.

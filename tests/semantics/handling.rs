@@ -16,6 +16,8 @@ use annals::{
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
+use crate::support::p;
+
 const SECOND: Duration = Duration::from_secs(1);
 const NANO: Duration = Duration::from_nanos(1);
 
@@ -771,10 +773,12 @@ fn g38_effects_outside_stop_at_another_history() {
     check(|world| {
         append_to(world, &["a", "a"]);
         let script = Script::default();
-        world.state().unwrap().put("checkpoint-mailer", of_another_history("mailer")).unwrap();
+        for name in ["mailer", "outbox"] {
+            world.state().unwrap().put(format!("checkpoint-{name}"), of_another_history(name)).unwrap();
+        }
         let reactor = script.reactor(world).start();
         assert!(matches!(reactor, Err(Error::HistoryChanged { .. })), "{reactor:?}");
-        let relay = world.relay("mailer", MemorySink::new()).start();
+        let relay = world.relay("outbox", MemorySink::new()).start();
         assert!(matches!(relay, Err(Error::HistoryChanged { .. })), "{relay:?}");
         assert_eq!(script.tried(), 0);
         // Somebody has judged that it may begin anew.
@@ -838,19 +842,22 @@ fn g32_a_handler_holds_its_name() {
 
 #[test]
 fn g36_handlers_follow_the_synced_head_unless_told_otherwise() {
-    let store = Options::new().durability(Durability::Os).without_background_work().in_memory().unwrap();
-    let (careful, quick) = (Script::default(), Script::default());
-    let mailer = careful.reactor(&store).start().unwrap();
-    let eager = {
-        let quick = quick.clone();
-        store.react("eager", move |event| quick.handle(event)).upto(Horizon::Visible).start().unwrap()
-    };
-    let position = append(&store, "a");
-    eager.wait_for(position).unwrap();
-    assert_eq!((careful.seen(), quick.seen()), (vec![], vec![1]));
-    store.sync().unwrap();
-    mailer.wait_for(position).unwrap();
-    assert_eq!(careful.seen(), [1]);
+    let options = || Options::new().durability(Durability::Os).without_background_work();
+    let directory = tempfile::tempdir().unwrap();
+    for store in [options().in_memory().unwrap(), options().open(directory.path()).unwrap()] {
+        let (careful, quick) = (Script::default(), Script::default());
+        let mailer = careful.reactor(&store).start().unwrap();
+        let eager = {
+            let quick = quick.clone();
+            store.react("eager", move |event| quick.handle(event)).upto(Horizon::Visible).start().unwrap()
+        };
+        let position = append(&store, "a");
+        eager.wait_for(position).unwrap();
+        assert_eq!((careful.seen(), quick.seen()), (vec![], vec![1]));
+        store.sync().unwrap();
+        mailer.wait_for(position).unwrap();
+        assert_eq!(careful.seen(), [1]);
+    }
 }
 
 #[test]
@@ -978,6 +985,41 @@ fn registrations_survive_and_tell_what_does_not_run() {
         world.forget_handler("mailer").unwrap();
         assert_eq!(world.handlers().unwrap().len(), 1);
         drop(relay);
+    });
+}
+
+/// A reactor moved the checkpoint of the projection whose name it was given, which then missed what came in between; and a
+/// projection discarded the dead letters of a reactor, and the place of a subscription.
+#[test]
+fn g32_a_name_is_that_of_one_kind_of_handler_until_it_is_forgotten() {
+    check(|world| {
+        let count = |count: &mut u64, _: &Event<'_>| {
+            *count += 1;
+            Ok(())
+        };
+        let project = || world.projection_over("mailer", Query::all(), 0, count).start();
+        let broken = Script::breaking(&["bad"]);
+        let mailer = broken.reactor(world).policy(OnError::park()).start().unwrap();
+        mailer.wait_for(append_to(world, &["bad", "a"])).unwrap();
+        mailer.stop().unwrap();
+        for refused in [project().map(drop), world.relay("mailer", MemorySink::new()).start().map(drop)] {
+            let refused = refused.unwrap_err();
+            assert!(matches!(&refused, Error::Invalid(_)) && refused.to_string().contains("a reactor"), "{refused}");
+        }
+        assert_eq!(world.dead_letters("mailer").unwrap().list().unwrap().len(), 1);
+
+        world.forget_handler("mailer").unwrap();
+        let counts = project().unwrap();
+        counts.wait_for(p(2)).unwrap();
+        assert_eq!(*counts.view(), 2);
+        counts.stop().unwrap();
+        assert!(matches!(Script::default().reactor(world).start(), Err(Error::Invalid(_))));
+
+        world.subscribe("auditor").after(p(1)).open().unwrap().close().unwrap();
+        let taken = world.react("auditor", |_| Ok(())).start().map(drop);
+        let shown = world.projection_over("auditor", Query::all(), 0_u64, |_, _| Ok(())).start().map(drop);
+        assert!(matches!((taken, shown), (Err(Error::Codec { .. }), Err(Error::Codec { .. }))));
+        assert_eq!(world.subscription_checkpoint("auditor").unwrap().unwrap().position, p(1));
     });
 }
 
