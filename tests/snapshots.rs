@@ -32,6 +32,13 @@ fn in_memory(events: u64) -> Store {
     filled(Options::new().durability(Durability::Os).in_memory().unwrap(), events)
 }
 
+/// Runs a case on both stores, whose stream has so many events.
+fn check(events: u64, case: impl Fn(&Store)) {
+    case(&in_memory(events));
+    let directory = tempfile::tempdir().unwrap();
+    case(&filled(Options::new().durability(Durability::Os).open(directory.path()).unwrap(), events));
+}
+
 fn at(number: u64) -> NewSnapshot {
     NewSnapshot::raw(STREAM, version(number), format!("state at {number}"))
 }
@@ -57,129 +64,135 @@ fn newest() -> SnapshotQuery {
 
 #[test]
 fn s37_the_newest_usable_one_wins() {
-    let store = in_memory(5);
-    assert_eq!(found(&store, newest()), 0);
-    assert!(load(&store, newest()).ignored.is_empty());
-    for number in [1, 3, 5] {
-        assert!(store.save_snapshot(&at(number)).unwrap());
-        assert_eq!(found(&store, newest()), number);
-    }
-    let snapshot = load(&store, newest()).snapshot.unwrap();
-    assert_eq!((snapshot.position.number(), snapshot.schema, snapshot.codec), (5, 0, Codec::Raw));
-    // A newer one of another schema is no use here, and the one before it is.
-    store.save_snapshot(&at(5).schema(2)).unwrap();
-    let lookup = load(&store, newest());
-    assert_eq!(lookup.snapshot.unwrap().version, version(5));
-    assert!(matches!(lookup.ignored[0].reason, IgnoredReason::OtherSchema(2)));
+    check(5, |store| {
+        assert_eq!(found(store, newest()), 0);
+        assert!(load(store, newest()).ignored.is_empty());
+        for number in [1, 3, 5] {
+            assert!(store.save_snapshot(&at(number)).unwrap());
+            assert_eq!(found(store, newest()), number);
+        }
+        let snapshot = load(store, newest()).snapshot.unwrap();
+        assert_eq!((snapshot.position.number(), snapshot.schema, snapshot.codec), (5, 0, Codec::Raw));
+        // A newer one of another schema is no use here, and the one before it is.
+        store.save_snapshot(&at(5).schema(2)).unwrap();
+        let lookup = load(store, newest());
+        assert_eq!(lookup.snapshot.unwrap().version, version(5));
+        assert!(matches!(lookup.ignored[0].reason, IgnoredReason::OtherSchema(2)));
+    });
 }
 
 #[test]
 fn s37_an_upper_bound_is_respected() {
-    let store = in_memory(5);
-    for number in [2, 4, 5] {
-        store.save_snapshot(&at(number)).unwrap();
-    }
-    for (bound, expected) in [(1, 0), (2, 2), (3, 2), (4, 4), (5, 5), (6, 5)] {
-        assert_eq!(found(&store, newest().upto(version(bound))), expected, "up to {bound}");
-    }
-    assert_eq!(found(&store, newest().upto(None)), 5);
-    assert!(load(&store, newest().upto(version(1))).ignored.is_empty());
+    check(5, |store| {
+        for number in [2, 4, 5] {
+            store.save_snapshot(&at(number)).unwrap();
+        }
+        for (bound, expected) in [(1, 0), (2, 2), (3, 2), (4, 4), (5, 5), (6, 5)] {
+            assert_eq!(found(store, newest().upto(version(bound))), expected, "up to {bound}");
+        }
+        assert_eq!(found(store, newest().upto(None)), 5);
+        assert!(load(store, newest().upto(version(1))).ignored.is_empty());
+    });
 }
 
 #[test]
 fn s37_saving_an_older_one_never_replaces_a_newer_one() {
-    let store = in_memory(5);
-    assert!(store.save_snapshot(&at(4)).unwrap());
-    assert!(!store.save_snapshot(&at(2)).unwrap());
-    assert_eq!(found(&store, newest()), 4);
-    assert_eq!(found(&store, newest().upto(version(3))), 0);
-    // One of the same version takes its place: its state may have been made better.
-    assert!(store.save_snapshot(&at(4)).unwrap());
-    // One that is newer and cannot be used is no obstacle.
-    assert!(store.save_snapshot(&at(3).schema(1)).unwrap());
-    assert_eq!(found(&store, newest().schema(1)), 3);
+    check(5, |store| {
+        assert!(store.save_snapshot(&at(4)).unwrap());
+        assert!(!store.save_snapshot(&at(2)).unwrap());
+        assert_eq!(found(store, newest()), 4);
+        assert_eq!(found(store, newest().upto(version(3))), 0);
+        // One of the same version takes its place: its state may have been made better.
+        assert!(store.save_snapshot(&at(4)).unwrap());
+        // One that is newer and cannot be used is no obstacle.
+        assert!(store.save_snapshot(&at(3).schema(1)).unwrap());
+        assert_eq!(found(store, newest().schema(1)), 3);
+    });
 }
 
 /// Eight threads save what they have seen; the newest stays.
 #[test]
 fn s37_the_newest_of_concurrent_ones_stays() {
-    let store = in_memory(40);
-    std::thread::scope(|scope| {
-        for thread in 0..8 {
-            let store = &store;
-            scope.spawn(move || {
-                for step in 0..5 {
-                    store.save_snapshot(&at(1 + step * 8 + thread)).unwrap();
-                }
-            });
-        }
+    check(40, |store| {
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                scope.spawn(move || {
+                    for step in 0..5 {
+                        store.save_snapshot(&at(1 + step * 8 + thread)).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(found(store, newest()), 40);
     });
-    assert_eq!(found(&store, newest()), 40);
 }
 
 #[test]
 fn s37_an_unknown_schema_is_ignored_and_reported() {
-    let store = in_memory(3);
-    store.save_snapshot(&at(3).schema(7)).unwrap();
-    let lookup = load(&store, newest().schema(8));
-    assert!(lookup.snapshot.is_none());
-    assert_eq!(lookup.ignored.len(), 1);
-    assert_eq!(lookup.ignored[0].version, Some(version(3)));
-    assert!(matches!(lookup.ignored[0].reason, IgnoredReason::OtherSchema(7)));
-    assert_eq!(found(&store, newest().schema(7)), 3);
+    check(3, |store| {
+        store.save_snapshot(&at(3).schema(7)).unwrap();
+        let lookup = load(store, newest().schema(8));
+        assert!(lookup.snapshot.is_none());
+        assert_eq!(lookup.ignored.len(), 1);
+        assert_eq!(lookup.ignored[0].version, Some(version(3)));
+        assert!(matches!(lookup.ignored[0].reason, IgnoredReason::OtherSchema(7)));
+        assert_eq!(found(store, newest().schema(7)), 3);
+    });
 }
 
 #[test]
 fn s37_a_failed_decode_names_the_snapshot() {
-    let store = in_memory(3);
-    store.save_snapshot(&NewSnapshot::json(STREAM, version(3), &"text").unwrap()).unwrap();
-    let snapshot = load(&store, newest()).snapshot.unwrap();
-    assert_eq!(snapshot.decode_state::<String>().unwrap(), "text");
-    let error = snapshot.decode_state::<u64>().unwrap_err();
-    assert!(
-        matches!(&error, Error::Codec { what, .. } if what.contains(STREAM) && what.contains("version 3")),
-        "{error}"
-    );
-    store.save_snapshot(&at(3)).unwrap();
-    assert!(load(&store, newest()).snapshot.unwrap().decode_state::<String>().is_err());
+    check(3, |store| {
+        store.save_snapshot(&NewSnapshot::json(STREAM, version(3), &"text").unwrap()).unwrap();
+        let snapshot = load(store, newest()).snapshot.unwrap();
+        assert_eq!(snapshot.decode_state::<String>().unwrap(), "text");
+        let error = snapshot.decode_state::<u64>().unwrap_err();
+        assert!(
+            matches!(&error, Error::Codec { what, .. } if what.contains(STREAM) && what.contains("version 3")),
+            "{error}"
+        );
+        store.save_snapshot(&at(3)).unwrap();
+        assert!(load(store, newest()).snapshot.unwrap().decode_state::<String>().is_err());
+    });
 }
 
 // --- 38: a snapshot is a cache ----------------------------------------------------------------------------------------
 
 #[test]
 fn s38_what_is_no_snapshot_is_ignored() {
-    let store = in_memory(3);
-    store.save_snapshot(&at(2)).unwrap();
-    let state = store.state().unwrap();
-    let key = state.keys("snapshot-").unwrap().remove(0);
-    let saved = state.get(&key).unwrap().unwrap();
-    let mut newer = saved.clone();
-    newer[28] = 9;
-    let mut longer = saved.clone();
-    longer.push(0);
-    for (value, is_unknown) in [(vec![], false), (vec![1; 100], true), (newer, true), (longer, false)] {
-        state.put(&key, value).unwrap();
-        let lookup = load(&store, newest());
-        assert_eq!(lookup.snapshot.unwrap().version, version(2));
-        match lookup.ignored[0].reason {
-            IgnoredReason::Unknown(_) => assert!(is_unknown),
-            IgnoredReason::Damaged(_) => assert!(!is_unknown),
-            ref other => panic!("{other:?}"),
+    check(3, |store| {
+        store.save_snapshot(&at(2)).unwrap();
+        let state = store.state().unwrap();
+        let key = state.keys("snapshot-").unwrap().remove(0);
+        let saved = state.get(&key).unwrap().unwrap();
+        let mut newer = saved.clone();
+        newer[28] = 9;
+        let mut longer = saved.clone();
+        longer.push(0);
+        for (value, is_unknown) in [(vec![], false), (vec![1; 100], true), (newer, true), (longer, false)] {
+            state.put(&key, value).unwrap();
+            let lookup = load(store, newest());
+            assert_eq!(lookup.snapshot.unwrap().version, version(2));
+            match lookup.ignored[0].reason {
+                IgnoredReason::Unknown(_) => assert!(is_unknown),
+                IgnoredReason::Damaged(_) => assert!(!is_unknown),
+                ref other => panic!("{other:?}"),
+            }
         }
-    }
-    assert_eq!(load(&store, newest()).ignored.len(), 4);
-    // A stream whose name has the same hash would share the key: the name inside decides.
-    append(&store, "account-other", 1);
-    store.save_snapshot(&NewSnapshot::raw("account-other", version(1), "")).unwrap();
-    let keys = state.keys("snapshot-").unwrap();
-    let other = keys.iter().find(|other| **other != key).unwrap();
-    state.put(other, saved).unwrap();
-    let lookup = store.load_snapshot("account-other", newest()).unwrap();
-    assert!(matches!(&lookup.ignored[0].reason, IgnoredReason::OtherStream(name) if name == STREAM));
-    assert!(lookup.snapshot.is_some());
-    // The next one takes the place of what is of no use.
-    assert!(store.save_snapshot(&at(1)).unwrap());
-    assert_eq!(found(&store, newest()), 1);
+        assert_eq!(load(store, newest()).ignored.len(), 4);
+        // A stream whose name has the same hash would share the key: the name inside decides.
+        append(store, "account-other", 1);
+        store.save_snapshot(&NewSnapshot::raw("account-other", version(1), "")).unwrap();
+        let keys = state.keys("snapshot-").unwrap();
+        let other = keys.iter().find(|other| **other != key).unwrap();
+        state.put(other, saved).unwrap();
+        let lookup = store.load_snapshot("account-other", newest()).unwrap();
+        assert!(matches!(&lookup.ignored[0].reason, IgnoredReason::OtherStream(name) if name == STREAM));
+        assert!(lookup.snapshot.is_some());
+        // The next one takes the place of what is of no use.
+        assert!(store.save_snapshot(&at(1)).unwrap());
+        assert_eq!(found(store, newest()), 1);
+    });
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -268,12 +268,14 @@ fn g29_a_store_with_events_is_not_migrated_into() {
 /// The commits of a source may be anywhere between the tiniest and the largest that its options allow.
 #[test]
 fn g29_a_commit_that_outgrows_its_limit_is_an_error() {
-    let source = tiny().in_memory().unwrap();
-    source.append("a", Any, [json_event("Moved", &json!({"street": "s", "city": "c"}))]).unwrap();
-    let long = "x".repeat(annals::limits::COMMIT_BYTES_MAX);
-    let grow = Upcaster::one("Moved", 1, move |_| Ok(long.clone().into()));
-    let error = Migration::new(Upcasters::new([grow]).unwrap()).run(&source, annals::Options::in_memory);
-    assert!(matches!(error, Err(Error::Invalid(_))), "{error:?}");
+    let directory = tempfile::tempdir().unwrap();
+    for source in [tiny().in_memory().unwrap(), tiny().open(directory.path()).unwrap()] {
+        source.append("a", Any, [json_event("Moved", &json!({"street": "s", "city": "c"}))]).unwrap();
+        let long = "x".repeat(annals::limits::COMMIT_BYTES_MAX);
+        let grow = Upcaster::one("Moved", 1, move |_| Ok(long.clone().into()));
+        let error = Migration::new(Upcasters::new([grow]).unwrap()).run(&source, annals::Options::in_memory);
+        assert!(matches!(error, Err(Error::Invalid(_))), "{error:?}");
+    }
 }
 
 /// What somebody is told of the events, with the positions.
