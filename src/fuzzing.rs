@@ -82,7 +82,7 @@ fn decode_headers(bytes: &[u8]) {
     if let Some(head) = bytes.first_chunk::<SYNCED_HEAD_BYTES>() {
         let mut head = *head;
         repair_crc(&mut head);
-        if let Some(decoded) = SyncedHead::decode(&head) {
+        if let Ok(Some(decoded)) = SyncedHead::decode(&head) {
             assert_eq!(decoded.encode(), head, "a synced head that no encoder writes was accepted");
         }
     }

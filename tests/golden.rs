@@ -8,7 +8,6 @@
 
 mod torture;
 
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ use annals::{
     Result, SeededRandomness, SnapshotQuery, StateBatch, Store, Timestamp,
 };
 
-use torture::{Answers, Files, directory, files, frames, put_files};
+use torture::{Answers, Files, directory, files, frames, lines_of, put_files};
 
 /// Names the directory that a golden store is written to, which must not exist.
 const WRITE: &str = "ANNALS_GOLDEN";
@@ -40,26 +39,6 @@ fn copied() -> (tempfile::TempDir, Files) {
     let directory = directory();
     put_files(directory.path(), &files);
     (directory, files)
-}
-
-/// Everything that is recorded of an event, on a line.
-fn line_of(event: &RecordedEvent) -> String {
-    let RecordedEvent { position, commit, stream, version, id, event_type, schema_version, codec, .. } = event;
-    let (time, commit_time) = (event.time.nanos(), event.commit_time.nanos());
-    let metadata = event.metadata.as_deref().map(|metadata| String::from_utf8(metadata.to_vec()).unwrap());
-    let payload = event.payload.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").unwrap();
-        text
-    });
-    format!(
-        "{position} in {commit} at {commit_time}: {stream:?} {version}, {event_type:?} {schema_version}, id {id}, \
-         time {time}, tags {:?}, metadata {metadata:?}, {codec} {payload}\n",
-        event.tags
-    )
-}
-
-fn lines_of(store: &Store) -> String {
-    store.read(Query::all()).owned().map(|event| line_of(&event.unwrap())).collect()
 }
 
 #[test]
@@ -306,34 +285,68 @@ fn a_feature_that_writers_must_know_lets_the_store_be_read_only() {
     assert_eq!(lines_of(&Store::open_read_only(directory.path()).unwrap()), kept("v1.0").1);
 }
 
-/// The state of a newer program keeps nobody from the events.
+/// What is reserved in a synced head says something to a newer program. Who read over it would take a log for torn that
+/// is known to be synced, and cut it.
 #[test]
-fn a_newer_state_is_refused_alone() {
-    let (directory, mut files) = copied();
-    let path = Path::new("state").join(segment(1));
-    set_header(files.get_mut(&path).unwrap(), 8, 2);
-    put_files(directory.path(), &files);
-    let store = Store::open(directory.path()).unwrap();
-    assert_eq!(lines_of(&store), kept("v1.0").1);
-    assert!(matches!(store.state(), Err(Error::Incompatible { file, .. }) if file == directory.path().join(&path)));
+fn a_newer_synced_head_is_refused_untouched() {
+    for (offset, value) in [(52, 2), (53, 1), (59, 0x80)] {
+        let change = |files: &mut Files| {
+            let path = PathBuf::from("synced-head");
+            set_header(files.get_mut(&path).unwrap(), offset, value);
+            path
+        };
+        assert_refused(change, "newer program");
+    }
 }
 
-/// The index of a newer program is of no use, and made again.
+/// The files below a directory of a store.
+fn below<'f>(files: &'f Files, directory: &str) -> Vec<(&'f PathBuf, &'f Vec<u8>)> {
+    files.iter().filter(|(path, _)| path.starts_with(directory)).collect()
+}
+
+/// The state of a newer program keeps nobody from the events, and is left as it is.
+#[test]
+fn a_newer_state_is_refused_alone_and_untouched() {
+    let state = Path::new("state");
+    for (path, offset, value) in [(state.join(segment(1)), 8, 2), (state.join("synced-head"), 53, 1)] {
+        let (directory, mut files) = copied();
+        set_header(files.get_mut(&path).unwrap(), offset, value);
+        put_files(directory.path(), &files);
+        for store in [Store::open_read_only(directory.path()), Store::open(directory.path())].map(Result::unwrap) {
+            assert_eq!(lines_of(&store), kept("v1.0").1);
+            let refused = store.state();
+            assert!(matches!(refused, Err(Error::Incompatible { file, .. }) if file == directory.path().join(&path)));
+            assert!(store.load_snapshot("account-alice", SnapshotQuery::new().schema(3)).unwrap().snapshot.is_none());
+            store.close().unwrap();
+        }
+        assert!(below(&torture::files(directory.path()), "state") == below(&files, "state"), "{path:?} stays");
+    }
+}
+
+/// The index of a newer program is of no use: it is made again, by a writer for good and by a reader for itself.
 #[test]
 fn a_newer_index_is_built_again() {
-    let (directory, mut files) = copied();
-    let mut changed = 0;
-    for (_, bytes) in files.iter_mut().filter(|(path, _)| path.starts_with("index")) {
-        bytes[8] = 2;
-        let checksum = crc32fast::hash(&bytes[..4092]);
-        bytes[4092..4096].copy_from_slice(&checksum.to_le_bytes());
-        changed += 1;
-    }
-    assert!(changed > 2);
-    put_files(directory.path(), &files);
-    for store in [Store::open_read_only(directory.path()).unwrap(), Store::open(directory.path()).unwrap()] {
-        assert_eq!(lines_of(&store), kept("v1.0").1);
-        check_lookups(&store);
+    for kind in ["run", "positions"] {
+        let (directory, mut files) = copied();
+        let mut changed = 0;
+        for (_, bytes) in files.iter_mut().filter(|(path, _)| path.extension().is_some_and(|ending| ending == kind)) {
+            bytes[8] = 2;
+            let checksum = crc32fast::hash(&bytes[..4092]);
+            bytes[4092..4096].copy_from_slice(&checksum.to_le_bytes());
+            changed += 1;
+        }
+        assert!(changed > 0, "{kind}");
+        put_files(directory.path(), &files);
+        let check = |store: Store| {
+            assert_eq!(lines_of(&store), kept("v1.0").1);
+            check_lookups(&store);
+            store.close().unwrap();
+        };
+        check(Store::open_read_only(directory.path()).unwrap());
+        assert!(torture::files(directory.path()) == files, "a reader writes nothing");
+        check(Store::open(directory.path()).unwrap());
+        assert!(below(&torture::files(directory.path()), "index").iter().all(|(_, bytes)| bytes[8] == 1), "{kind}");
+        assert!(annals::verify(directory.path(), &mut |_| {}).unwrap().problems.is_empty(), "{kind}");
     }
 }
 

@@ -14,7 +14,7 @@ pub struct Reading {
     pub events: Option<Vec<RecordedEvent>>,
     /// Of the header of the frame that each event is in.
     pub checksums: Vec<u32>,
-    /// Synced data are gone: such a log must not be opened.
+    /// Synced data are gone, or a newer program told how far they go: such a log must not be opened.
     pub must_be_refused: bool,
 }
 
@@ -115,7 +115,7 @@ fn read_log(files: &Files) -> Option<Reading> {
                 let known = head.map_or(0, |head| head.address(segments));
                 let behind = if is_closed { 0 } else { last.durable_from(tail.end) };
                 let spare = spares.iter().map(|spare| spare.durable_from(FIRST_FRAME)).max().unwrap_or(0);
-                reading.must_be_refused = known.max(behind).max(spare) > address;
+                reading.must_be_refused = known.max(behind).max(spare) > address || has_newer_head(files);
                 return Some(Reading { events: Some(events), ..reading });
             }
         }
@@ -293,11 +293,23 @@ struct SyncedHead {
     is_closed: bool,
 }
 
-fn head_of(files: &Files, store: [u8; 16]) -> Option<SyncedHead> {
+/// The synced head, if its checksum holds.
+fn whole_head(files: &Files) -> Option<&[u8]> {
     let head = files.get("synced-head")?.get(..64)?;
-    let is_whole = head.starts_with(b"\x89ANLSYN\n") && u32_at(head, 60)? == crc(&head[..60]);
-    let is_known = head[52] <= 1 && head[53..60].iter().all(|byte| *byte == 0);
-    (is_whole && is_known && head[8..24] == store).then_some(SyncedHead {
+    (head.starts_with(b"\x89ANLSYN\n") && u32_at(head, 60)? == crc(&head[..60])).then_some(head)
+}
+
+fn is_known(head: &[u8]) -> bool {
+    head[52] <= 1 && head[53..60].iter().all(|byte| *byte == 0)
+}
+
+fn has_newer_head(files: &Files) -> bool {
+    whole_head(files).is_some_and(|head| !is_known(head))
+}
+
+fn head_of(files: &Files, store: [u8; 16]) -> Option<SyncedHead> {
+    let head = whole_head(files).filter(|head| is_known(head))?;
+    (head[8..24] == store).then_some(SyncedHead {
         segment: u64_at(head, 32)?,
         end: u64_at(head, 40)?,
         checksum: u32_at(head, 48)?,

@@ -23,6 +23,15 @@ pub(crate) struct SyncedHead {
     pub(crate) closed: bool,
 }
 
+/// The bytes are whole, and what is reserved in them is used: a newer program wrote them. To read over that would be to
+/// lose what it knew of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Newer;
+
+impl Newer {
+    pub(crate) const REASON: &str = "what is reserved in the synced head is used: it needs a newer program";
+}
+
 impl SyncedHead {
     pub(crate) fn encode(&self) -> [u8; SYNCED_HEAD_BYTES] {
         let mut bytes = [0; SYNCED_HEAD_BYTES];
@@ -39,16 +48,24 @@ impl SyncedHead {
     }
 
     /// `None` if the bytes are damaged, torn by a concurrent write, or of another kind: then they say nothing.
-    pub(crate) fn decode(bytes: &[u8; SYNCED_HEAD_BYTES]) -> Option<Self> {
-        let whole = array_at::<8>(bytes, 0) == MAGIC && u32_at(bytes, 60) == crc(0, &bytes[..60]);
-        (whole && bytes[52] <= 1 && is_zero(&bytes[53..60])).then(|| Self {
+    ///
+    /// # Errors
+    /// [`Newer`] if they are whole and say what this version does not know.
+    pub(crate) fn decode(bytes: &[u8; SYNCED_HEAD_BYTES]) -> Result<Option<Self>, Newer> {
+        if array_at::<8>(bytes, 0) != MAGIC || u32_at(bytes, 60) != crc(0, &bytes[..60]) {
+            return Ok(None);
+        }
+        if bytes[52] > 1 || !is_zero(&bytes[53..60]) {
+            return Err(Newer);
+        }
+        Ok(Some(Self {
             store: StoreId::from_bytes(array_at(bytes, 8)),
             position: u64_at(bytes, 24),
             segment: u64_at(bytes, 32),
             end: u64_at(bytes, 40),
             checksum: u32_at(bytes, 48),
             closed: bytes[52] == 1,
-        })
+        }))
     }
 }
 
@@ -67,16 +84,16 @@ mod tests {
             closed: true,
         };
         let bytes = head.encode();
-        assert_eq!(SyncedHead::decode(&bytes), Some(head));
+        assert_eq!(SyncedHead::decode(&bytes), Ok(Some(head)));
         for bit in 0..SYNCED_HEAD_BYTES * 8 {
             let mut flipped = bytes;
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(SyncedHead::decode(&flipped), None, "bit {bit}");
+            assert_eq!(SyncedHead::decode(&flipped), Ok(None), "bit {bit}");
         }
     }
 
     #[test]
-    fn what_is_reserved_or_of_another_kind_says_nothing() {
+    fn what_is_of_another_kind_says_nothing_and_what_uses_the_reserved_bytes_is_newer() {
         let head = SyncedHead {
             store: StoreId::from_bytes([9; 16]),
             position: 0,
@@ -85,13 +102,14 @@ mod tests {
             checksum: 7,
             closed: false,
         };
-        assert_eq!(SyncedHead::decode(&head.encode()), Some(head));
-        for (offset, value) in [(0, 0), (52, 2), (53, 1), (59, 1)] {
+        assert_eq!(SyncedHead::decode(&head.encode()), Ok(Some(head)));
+        let newer = Err(Newer);
+        for (offset, value, expected) in [(0, 0, Ok(None)), (52, 2, newer), (53, 1, newer), (59, 1, newer)] {
             let mut bytes = head.encode();
             bytes[offset] = value;
             let checksum = crc(0, &bytes[..60]);
             put(&mut bytes, 60, &checksum.to_le_bytes());
-            assert_eq!(SyncedHead::decode(&bytes), None, "offset {offset}");
+            assert_eq!(SyncedHead::decode(&bytes), expected, "offset {offset}");
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::format::frame::{
     FRAME_BYTES_MAX, Frame, FrameFault, FrameHeader, FrameKind, HEADER_BYTES as FRAME_HEADER_BYTES,
 };
 use crate::format::segment::{HEADER_BYTES, HeaderFault, SegmentHeader, StartBody};
-use crate::format::synced_head::{SYNCED_HEAD_BYTES, SyncedHead};
+use crate::format::synced_head::{Newer, SYNCED_HEAD_BYTES, SyncedHead};
 use crate::limits::UNSYNCED_BYTES_MAX;
 use crate::storage::{Access, Disk, File};
 use crate::types::StoreId;
@@ -152,7 +152,12 @@ pub(crate) fn read_synced_head(disk: &dyn Disk) -> Result<Option<SyncedHead>> {
     };
     let mut bytes = [0; SYNCED_HEAD_BYTES];
     let read = file.read_at(&mut bytes, 0).map_err(failed)?;
-    Ok((read == bytes.len()).then(|| SyncedHead::decode(&bytes)).flatten())
+    if read < bytes.len() { Ok(None) } else { decode_synced_head(disk, &bytes) }
+}
+
+pub(super) fn decode_synced_head(disk: &dyn Disk, bytes: &[u8; SYNCED_HEAD_BYTES]) -> Result<Option<SyncedHead>> {
+    let newer = |Newer| Error::Incompatible { file: disk.locate(SYNCED_HEAD_PATH), reason: Newer::REASON.to_owned() };
+    SyncedHead::decode(bytes).map_err(newer)
 }
 
 /// A segment file without a start frame, behind all others.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::follower::look_until_steady;
-use super::recovery::{Checkpoint, Found, Look, SPAN_BYTES, Tail, look_at};
+use super::recovery::{Checkpoint, Found, Look, SPAN_BYTES, Tail, decode_synced_head, look_at};
 use super::scan::{Joint, Scanner};
 use super::segment::{FIRST_FRAME, number_of, path_of};
 use super::{LOG_DIR, SYNCED_HEAD_PATH};
@@ -158,7 +158,7 @@ fn read_head(disk: &dyn Disk, audit: &mut LogAudit, auditor: &mut dyn Auditor) -
         if is_zero(&bytes[..read]) {
             return Ok(None);
         }
-        if let Some(head) = SyncedHead::decode(&bytes) {
+        if let Some(head) = decode_synced_head(disk, &bytes)? {
             return Ok(Some(head));
         }
     }

@@ -6,6 +6,7 @@ pub(crate) mod bench;
 pub(crate) mod killed;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use annals::{Query, RecordedEvent, Result, Store};
@@ -47,6 +48,26 @@ pub(crate) fn put_files(root: &Path, files: &Files) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, bytes).unwrap();
     }
+}
+
+/// Everything that is recorded of an event, on a line.
+fn line_of(event: &RecordedEvent) -> String {
+    let RecordedEvent { position, commit, stream, version, id, event_type, schema_version, codec, .. } = event;
+    let (time, commit_time) = (event.time.nanos(), event.commit_time.nanos());
+    let metadata = event.metadata.as_deref().map(|metadata| String::from_utf8(metadata.to_vec()).unwrap());
+    let payload = event.payload.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    });
+    format!(
+        "{position} in {commit} at {commit_time}: {stream:?} {version}, {event_type:?} {schema_version}, id {id}, \
+         time {time}, tags {:?}, metadata {metadata:?}, {codec} {payload}\n",
+        event.tags
+    )
+}
+
+pub(crate) fn lines_of(store: &Store) -> String {
+    store.read(Query::all()).owned().map(|event| line_of(&event.unwrap())).collect()
 }
 
 /// A frame of a segment file, found by its lengths (FORMAT, section 3).
