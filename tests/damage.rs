@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use annals::Error;
 
-use torture::bench::{Bench, Sample, every_bit, options, places, segments, some_bits, text};
+use torture::bench::{Bench, Bits, Sample, options, places, segments, text};
 use torture::killed::Killed;
 use torture::put_files;
 
@@ -21,7 +21,7 @@ use torture::put_files;
 fn every_flipped_bit_of_the_log_gives_the_right_data_or_an_error() {
     let sample = Sample::tiny();
     let mut bench = Bench::new(&sample).with_writers_every(5);
-    bench.flip("log/", every_bit);
+    bench.flip("log/", Bits::Each);
     assert!(bench.refused > 5_000, "{}", bench.refused);
 }
 
@@ -29,7 +29,7 @@ fn every_flipped_bit_of_the_log_gives_the_right_data_or_an_error() {
 fn every_damaged_byte_of_several_segments_gives_the_right_data_or_an_error() {
     let sample = Sample::small();
     let mut bench = Bench::new(&sample).with_writers_every(8);
-    bench.flip("log/", some_bits);
+    bench.flip("log/", Bits::One);
     assert!(bench.refused > 3_000, "{}", bench.refused);
 }
 
@@ -38,7 +38,7 @@ fn every_damaged_byte_of_several_segments_gives_the_right_data_or_an_error() {
 fn every_damaged_byte_of_the_index_gives_the_right_data() {
     let sample = Sample::tiny();
     let mut bench = Bench::new(&sample).with_writers_every(3);
-    bench.flip("index/", some_bits);
+    bench.flip("index/", Bits::One);
     assert_eq!(bench.refused, 0);
 }
 
@@ -47,8 +47,8 @@ fn every_damaged_byte_of_the_index_gives_the_right_data() {
 fn every_flipped_bit_of_the_synced_heads_gives_the_right_data() {
     let sample = Sample::tiny();
     let mut bench = Bench::new(&sample);
-    bench.flip("synced-head", every_bit);
-    bench.flip("state/synced-head", every_bit);
+    bench.flip("synced-head", Bits::Each);
+    bench.flip("state/synced-head", Bits::Each);
     assert_eq!(bench.refused, 0);
 }
 
@@ -56,8 +56,8 @@ fn every_flipped_bit_of_the_synced_heads_gives_the_right_data() {
 fn every_damaged_byte_of_the_state_gives_the_right_data_or_an_error() {
     let sample = Sample::tiny();
     let mut bench = Bench::new(&sample);
-    bench.flip("state/log", some_bits);
-    bench.flip("state/index", some_bits);
+    bench.flip("state/log", Bits::One);
+    bench.flip("state/index", Bits::One);
     assert!(bench.refused > 300, "{}", bench.refused);
 }
 

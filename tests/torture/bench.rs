@@ -125,8 +125,9 @@ impl<'s> Bench<'s> {
         Self { sample, directory, refused: 0, served: 0, writers_every: 1 }
     }
 
-    pub(crate) fn with_writers_every(self, writers_every: u64) -> Self {
-        Self { writers_every, ..self }
+    pub(crate) fn with_writers_every(mut self, writers_every: u64) -> Self {
+        self.writers_every = writers_every;
+        self
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -183,11 +184,11 @@ impl<'s> Bench<'s> {
         }
     }
 
-    /// Flips the bits of each byte that `patterns` gives, one pattern at a time, in the files whose path has this part.
-    pub(crate) fn flip(&mut self, part: &str, patterns: impl Fn(usize, u8) -> Vec<u8>) {
+    /// Flips bits of each byte, one at a time, in the files whose path begins so.
+    pub(crate) fn flip(&mut self, part: &str, bits: Bits) {
         for (path, bytes) in self.sample.files.iter().filter(|(path, _)| text(path).starts_with(part)) {
-            for (offset, byte) in bytes.iter().enumerate() {
-                for pattern in patterns(offset, *byte) {
+            for offset in 0..bytes.len() {
+                for pattern in bits.of(bytes, offset) {
                     let mut damaged = bytes.clone();
                     damaged[offset] ^= pattern;
                     self.check_file(path, &damaged, &format!("{} at {offset} by {pattern:#04x}", path.display()));
@@ -197,21 +198,39 @@ impl<'s> Bench<'s> {
     }
 }
 
-/// Every bit of a byte where something stands, and one bit in each 251 bytes of zeros or filling.
-pub(crate) fn every_bit(offset: usize, byte: u8) -> Vec<u8> {
-    match one_bit(offset, byte).as_slice() {
-        [] => Vec::new(),
-        _ if byte != 0 && byte != FILLING => (0..8).map(|bit| 1 << bit).collect(),
-        bit => bit.to_vec(),
+impl Drop for Bench<'_> {
+    fn drop(&mut self) {
+        let Self { refused, served, .. } = self;
+        println!("{} damaged stores, of which {refused} were refused", *refused + *served);
     }
 }
 
-/// One bit of a byte where something stands, or in each 251 bytes of zeros or filling.
-pub(crate) fn one_bit(offset: usize, byte: u8) -> Vec<u8> {
-    match byte {
-        0 | FILLING if !offset.is_multiple_of(251) => Vec::new(),
-        _ => vec![1 << (offset % 8)],
+/// Which bits are flipped. Of bytes that are like thousands of others, zeros where nothing was written and filling, one
+/// bit in each 251 bytes, unless nothing is to be left out.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Bits {
+    /// All of a byte.
+    Each,
+    /// One of a byte, each time another.
+    One,
+}
+
+impl Bits {
+    fn of(self, bytes: &[u8], offset: usize) -> Vec<u8> {
+        let is_alike = bytes[offset] == FILLING || is_in_zeros(bytes, offset);
+        match self {
+            _ if is_alike && !is_whole_sweep() && !offset.is_multiple_of(251) => Vec::new(),
+            Bits::Each if !is_alike || is_whole_sweep() => (0..8).map(|bit| 1 << bit).collect(),
+            Bits::Each | Bits::One => vec![1 << (offset % 8)],
+        }
     }
+}
+
+/// Whether a byte stands among so many zeros that no field is as long.
+fn is_in_zeros(bytes: &[u8], offset: usize) -> bool {
+    const FIELD_BYTES_MAX: usize = 16;
+    let around = offset.saturating_sub(FIELD_BYTES_MAX)..bytes.len().min(offset + FIELD_BYTES_MAX + 1);
+    bytes[around].iter().all(|byte| *byte == 0)
 }
 
 /// Offsets of a segment: each one of its last commit, and each sector.
@@ -219,11 +238,6 @@ pub(crate) fn places(segment: &[u8]) -> Vec<usize> {
     let last = *frames(segment).iter().rev().find(|frame| frame.kind == 2).unwrap();
     let within = (last.offset..last.end).filter(|at| segment[*at] != FILLING || at.is_multiple_of(64));
     within.chain((0..segment.len()).step_by(512)).collect()
-}
-
-/// One bit of each byte, or all of them if nothing is to be left out.
-pub(crate) fn some_bits(offset: usize, byte: u8) -> Vec<u8> {
-    if is_whole_sweep() { every_bit(offset, byte) } else { one_bit(offset, byte) }
 }
 
 /// Whether nothing is left out, however long it takes.
