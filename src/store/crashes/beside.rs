@@ -6,12 +6,15 @@ use super::super::{NewSnapshot, SnapshotQuery, Store};
 use super::history::History;
 use super::model::{STREAMS, stream_name};
 use crate::error::{Error, Result};
-use crate::storage::Dice;
+use crate::storage::{Dice, Disk};
 use crate::types::StreamVersion;
 use crate::{Delivery, Item};
 
 const KEY: &str = "key";
 const SUBSCRIPTION: &str = "consumer";
+/// So many large values, one after the other, fill more segments than a state has that is not compacted.
+const LARGE_VALUES: u64 = 12;
+const LARGE_BYTES: usize = 3000;
 
 /// What is kept, and what it may be after a crash.
 #[derive(Debug)]
@@ -42,7 +45,7 @@ impl History {
         if !self.beside.is_used {
             return Ok(());
         }
-        let value = store.state()?.get(KEY)?.map_or(0, |value| u64::from_le_bytes(value.try_into().unwrap()));
+        let value = store.state()?.get(KEY)?.map_or(0, |value| number_of(&value));
         let values = &self.beside.values;
         assert!(values.contains(&value), "{}: state {value}, not of {values:?}", self.context());
         self.beside.values = vec![value];
@@ -62,23 +65,44 @@ impl History {
     pub(super) fn work_beside(&mut self, store: &Store) {
         match self.dice.below(3) {
             _ if !self.beside.is_used => {}
-            0 => self.keep_value(store),
+            0 => self.keep_values(store),
             1 => self.keep_snapshot(store),
             _ => self.consume(store),
         }
     }
 
-    fn keep_value(&mut self, store: &Store) {
-        let value = self.beside.values[self.beside.values.len() - 1] + 1;
-        match store.state().and_then(|state| state.put(KEY, value.to_le_bytes())) {
-            Ok(_) => self.beside.values = vec![value],
+    /// Puts a value; or several large ones in its place, so that the state is compacted, mostly with an end to the power.
+    fn keep_values(&mut self, store: &Store) {
+        if self.dice.one_in(2) {
+            return self.keep_value(store, 8);
+        }
+        for _ in 0..LARGE_VALUES {
+            self.keep_value(store, LARGE_BYTES);
+        }
+        if !self.dice.one_in(3) {
+            self.lose_power_within(40);
+        }
+        self.note_durable(store.maintain(), "maintain");
+    }
+
+    fn keep_value(&mut self, store: &Store, bytes: usize) {
+        let number = self.beside.values[self.beside.values.len() - 1] + 1;
+        match store.state().and_then(|state| state.put(KEY, value_of(number, bytes))) {
+            Ok(_) => self.beside.values = vec![number],
             Err(error) => {
                 if matches!(error, Error::Indeterminate { .. }) {
-                    self.beside.values.push(value);
+                    self.beside.values.push(number);
                 }
                 self.allowed(Err::<(), Error>(error), "keep state");
             }
         }
+    }
+
+    /// Whether the oldest segments of the state were removed.
+    pub(super) fn count_compaction(&mut self, disk: &dyn Disk) {
+        let names = disk.list("state/log").unwrap_or_default();
+        let is_compacted = !names.is_empty() && !names.iter().any(|name| name == "0000000001.segment");
+        self.counts.compacted += u64::from(is_compacted);
     }
 
     fn keep_snapshot(&mut self, store: &Store) {
@@ -89,7 +113,7 @@ impl History {
         self.counts.snapshots += u64::from(self.allowed(saved, "save a snapshot") == Some(true));
         // Synced, as the snapshot before it is then: it may outlive its events.
         if self.dice.one_in(2) {
-            self.keep_value(store);
+            self.keep_values(store);
         }
     }
 
@@ -133,4 +157,18 @@ impl History {
         assert!(follows, "{context}, behind {kept} to {last}");
         assert!(self.model.at(position).is_some_and(|sent| sent.is(delivery)), "{context}: {delivery:?}");
     }
+}
+
+/// A value of the state: its number, and as many bytes as it has to have.
+fn value_of(number: u64, bytes: usize) -> Vec<u8> {
+    let mut value = vec![number as u8; bytes];
+    value[..8].copy_from_slice(&number.to_le_bytes());
+    value
+}
+
+/// The number of a value, which is as it was put.
+fn number_of(value: &[u8]) -> u64 {
+    let number = u64::from_le_bytes(value[..8].try_into().unwrap());
+    assert_eq!(value, value_of(number, value.len()), "a value that was never put");
+    number
 }

@@ -115,7 +115,7 @@ impl History {
         match self.dice.below(8) {
             0..3 => {
                 let within = self.dice.pick(&[8, 30, 80]);
-                self.disk.lose_power_after(self.dice.below(within));
+                self.lose_power_within(within);
             }
             3..6 => self.plan_fault(),
             6 if self.dice.one_in(2) => {
@@ -124,6 +124,11 @@ impl History {
             }
             _ => self.is_troubled = false,
         }
+    }
+
+    pub(super) fn lose_power_within(&mut self, calls: u64) {
+        self.is_troubled = true;
+        self.disk.lose_power_after(self.dice.below(calls));
     }
 
     fn plan_fault(&mut self) {
@@ -424,6 +429,7 @@ impl History {
             self.back_up(&store);
         }
         self.note_durable(store.close(), "close");
+        self.count_compaction(&self.disk.clone());
         self.lives += 1;
         let store = self.open().expect("an open without trouble");
         assert_eq!(store.open_report().cut_bytes, 0, "{}: something was cut behind a close", self.context());

@@ -45,6 +45,8 @@ struct Counts {
     /// Events of a subscription.
     acknowledged: u64,
     backups: u64,
+    /// States whose oldest segments were removed.
+    compacted: u64,
 }
 
 impl AddAssign for Counts {
@@ -61,6 +63,7 @@ impl AddAssign for Counts {
         self.snapshots += other.snapshots;
         self.acknowledged += other.acknowledged;
         self.backups += other.backups;
+        self.compacted += other.compacted;
     }
 }
 
@@ -69,13 +72,14 @@ fn what_was_acknowledged_survives_every_crash_and_nothing_else_is_served() {
     let (histories, counts) = SUITE.run(|seed| History::new(seed).run().0);
     println!("{histories} histories: {counts:?}");
     let Counts { power_cuts, kills, failed_opens, failed_calls, commits, lost_commits, cut_tails, .. } = counts;
-    let Counts { sent_again, conflicts, snapshots, acknowledged, backups, .. } = counts;
+    let Counts { sent_again, conflicts, snapshots, acknowledged, backups, compacted, .. } = counts;
     let often =
         [power_cuts, kills, failed_opens, failed_calls, commits, lost_commits, cut_tails, sent_again, conflicts];
     // A suite in which nothing goes wrong shows nothing.
     if SUITE.is_large() {
         let least = often.into_iter().chain([snapshots, acknowledged]).min();
-        assert!(least >= Some(histories / 20) && backups >= histories / 300, "too little happened: {counts:?}");
+        let is_enough = least >= Some(histories / 20) && backups >= histories / 300 && compacted >= histories / 100;
+        assert!(is_enough, "too little happened: {counts:?}");
     }
 }
 

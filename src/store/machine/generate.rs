@@ -83,6 +83,7 @@ fn keeping() -> impl Strategy<Value = Operation> {
     let subscribe = (name(SUBSCRIPTIONS), 0..6_usize, any::<bool>());
     prop_oneof![
         16 => batch().prop_map(Operation::Put),
+        1 => name(KEYS).prop_map(Operation::Wear),
         1 => Just(Operation::SyncState),
         4 => save.prop_map(|(stream, back, schema)| Operation::SaveSnapshot { stream, back, schema }),
         4 => load.prop_map(|(stream, back, schema)| Operation::LoadSnapshot { stream, back, schema }),

@@ -15,6 +15,10 @@ use crate::store::{NewSnapshot, Snapshot, SnapshotQuery, State, StateBatch, Stat
 use crate::types::{Durability, StreamVersion};
 use crate::{Item, Subscription};
 
+/// So many values of this size, one after the other, fill more segments than a state has that is not compacted.
+const WEARING_WRITES: usize = 12;
+const WEARING_BYTES: usize = 4000;
+
 impl World {
     // --- Values by key ---
 
@@ -61,6 +65,15 @@ impl World {
         if let Some(written) = self.note_write(written, write, durability) {
             self.look_at_state(&state, &written, spec);
         }
+    }
+
+    /// Changes a value until there are segments enough to be compacted.
+    pub(super) fn wear(&mut self, store: &Store, key: &'static str) {
+        for _ in 0..WEARING_WRITES {
+            let changes = vec![(key, Some(WEARING_BYTES))];
+            self.put(store, &BatchSpec { changes, expected: None, durability: Some(Durability::Os) });
+        }
+        self.note_all_durable(store.maintain(), "compact");
     }
 
     /// Takes what was written, or may be.

@@ -64,6 +64,8 @@ pub(super) enum Operation {
     Verify,
     Backup,
     Put(BatchSpec),
+    /// Changes a key of the state so often that the state is worth compacting, which is done.
+    Wear(&'static str),
     SyncState,
     /// Of the version so many before that of the stream; of one that is not there yet if the number is negative.
     SaveSnapshot {

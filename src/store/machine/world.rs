@@ -143,6 +143,7 @@ impl World {
             Operation::OpenTwice => self.open_twice(),
             Operation::Backup => self.back_up(store),
             Operation::Put(batch) => self.put(store, batch),
+            Operation::Wear(key) => self.wear(store, key),
             Operation::SyncState => self.sync_state(store),
             Operation::SaveSnapshot { stream, back, schema } => self.save_snapshot(store, stream, *back, *schema),
             Operation::LoadSnapshot { stream, back, schema } => self.load_snapshot(store, stream, *back, *schema),
