@@ -102,7 +102,8 @@ impl SqlProjectionBuilder {
     }
 
     /// The statements that create the tables, run when there are none yet. When the projection is built anew, what they
-    /// create is dropped first, indexes and data included.
+    /// have created is dropped first, indexes and data included. Tables of others stay: one that is there under a name
+    /// that the statements create is refused.
     pub fn schema(mut self, statements: impl Into<String>) -> Self {
         self.schema = statements.into();
         self

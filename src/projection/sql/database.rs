@@ -101,7 +101,11 @@ impl Database {
     }
 
     /// Runs what talks to the database, and tells what failed.
-    pub(super) fn told<T>(&self, operation: &'static str, act: impl FnOnce(&Self) -> rusqlite::Result<T>) -> Result<T> {
+    pub(super) fn told<'d, T>(
+        &'d self,
+        operation: &'static str,
+        act: impl FnOnce(&'d Self) -> rusqlite::Result<T>,
+    ) -> Result<T> {
         act(self).map_err(|error| sql_error(operation, &self.path, error))
     }
 
@@ -154,26 +158,53 @@ impl Database {
     /// schema of today is created.
     pub(super) fn reset(&self) -> Result<()> {
         self.roll_back()?;
-        let reset = self.told("create the tables in", |database| {
-            database.begin()?;
-            database.create_anew()?;
-            database.commit()
-        });
+        let begun = self.told("create the tables in", Self::begin);
+        let created = begun.and_then(|()| self.create_anew());
+        let reset = created.and_then(|()| self.told("create the tables in", Self::commit));
         reset.inspect_err(|_| drop(self.roll_back()))
     }
 
-    /// The same within the transaction that is under way, and without a checkpoint.
-    pub(super) fn create_anew(&self) -> rusqlite::Result<()> {
+    /// The same within the transaction that is under way, and without a checkpoint. What is there and was not created by
+    /// this projection is somebody else's, and is never dropped.
+    pub(super) fn create_anew(&self) -> Result<()> {
+        self.told("drop the tables in", Self::drop_own)?;
+        match self.told("look for the tables in", Self::find_foreign)? {
+            None => self.told("create the tables in", Self::create),
+            Some((kind, name)) => {
+                let (path, projection) = (self.path.display(), &self.name);
+                let problem =
+                    format!("the {kind} {name:?} is in {path} already, and {projection:?} has not created it");
+                Err(Invalid { violations: vec![Violation::new(None, "schema", problem)] }.into())
+            }
+        }
+    }
+
+    fn drop_own(&self) -> rusqlite::Result<()> {
         let select = "SELECT objects FROM annals_projections WHERE name = ?1";
         let known: Option<String> = self.connection.query_row(select, [&self.name], |row| row.get(0)).optional()?;
         let known: Vec<Object> = known.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
-        for (kind, name) in known.iter().chain(&self.objects) {
+        for (kind, name) in &known {
             if let Some(kind) = ["TRIGGER", "VIEW", "TABLE"].into_iter().find(|known| known.eq_ignore_ascii_case(kind))
             {
                 let name = name.replace('"', "\"\"");
                 self.connection.execute_batch(&format!("DROP {kind} IF EXISTS \"{name}\""))?;
             }
         }
+        Ok(())
+    }
+
+    /// The first thing that the schema is to create and that is there.
+    fn find_foreign(&self) -> rusqlite::Result<Option<&Object>> {
+        let mut select = self.connection.prepare("SELECT 1 FROM sqlite_master WHERE name = ?1 COLLATE NOCASE")?;
+        for object in &self.objects {
+            if select.exists([&object.1])? {
+                return Ok(Some(object));
+            }
+        }
+        Ok(None)
+    }
+
+    fn create(&self) -> rusqlite::Result<()> {
         self.connection.execute_batch(&self.schema)?;
         let objects = serde_json::to_string(&self.objects).unwrap_or_default();
         let insert = "INSERT OR REPLACE INTO annals_projections (name, version, objects) VALUES (?1, ?2, ?3)";

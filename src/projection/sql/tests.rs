@@ -444,3 +444,29 @@ fn an_event_that_was_skipped_stays_so_in_a_rebuild() {
     assert_eq!((rebuilt.events, rebuilt.left_out), (1, 1));
     assert_eq!(world.seen(), ("y=1".into(), 1));
 }
+
+/// Whatever was in the database under a name of the schema was dropped, whoever had created it, as soon as a projection
+/// began there for the first time.
+#[test]
+fn what_others_have_in_the_database_is_never_dropped() {
+    for theirs in ["CREATE TABLE Keys (one INTEGER)", "CREATE VIEW log AS SELECT 1 AS one"] {
+        let world = World::new();
+        let others = Connection::open(world.path()).unwrap();
+        others.execute_batch(theirs).unwrap();
+        let tables = || -> String {
+            let select = "SELECT group_concat(sql, '; ') FROM sqlite_master WHERE name NOT LIKE '%annals%'";
+            others.query_row(select, [], |row| row.get(0)).unwrap()
+        };
+        let refused = world.builder().start().map(drop).unwrap_err();
+        assert!(matches!(&refused, Error::Invalid(_)), "{refused}");
+        assert!(refused.to_string().contains("is in") && refused.to_string().contains("already"), "{refused}");
+        assert_eq!(tables(), theirs);
+    }
+    // Those of another projection in the same database.
+    let world = World::new();
+    world.append("a", "x=1");
+    let _one = world.run(world.builder());
+    let another = world.store.sql_projection_over("another", world.path(), Query::all(), set).schema(SCHEMA);
+    assert!(matches!(another.start().map(drop), Err(Error::Invalid(_))));
+    assert_eq!(world.seen(), ("x=1".into(), 1));
+}

@@ -162,10 +162,8 @@ impl SqlCore {
 
     fn rebuild_saved(&self, tables: &mut Tables) -> Result<Rebuilt> {
         let checkpoint = tables.database.saved()?.and_then(|saved| saved.checkpoint);
-        tables.database.told("create the tables in", |database| {
-            database.begin()?;
-            database.create_anew()
-        })?;
+        tables.database.told("create the tables in", Database::begin)?;
+        tables.database.create_anew()?;
         let put_aside = put_aside(&self.store, &self.name)?;
         let mut rebuilt = Rebuilt { position: tables.saved, events: 0, left_out: 0 };
         if let Some(saved) = tables.saved {
