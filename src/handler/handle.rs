@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::runner::HandlerKind;
 use super::shared::{HandlerState, Shared};
-use crate::error::{Error, Result};
+use crate::error::{Error, Invalid, Result, Violation};
 use crate::types::Position;
 use crate::{Lag, Store};
 
@@ -89,7 +89,8 @@ impl HandlerHandle {
     /// An event that was parked or skipped counts as handled. A position that nobody has appended yet is waited for.
     ///
     /// # Errors
-    /// [`Error::HandlerFailed`] or [`Error::Stopped`] if the handler ends before.
+    /// [`Error::HandlerFailed`] or [`Error::Stopped`] if the handler ends before; [`Error::Invalid`] if it is the handler
+    /// itself that would wait, on its own thread, for what it handles next.
     pub fn wait_for(&self, position: Position) -> Result<()> {
         self.wait(Some(position), None, || self.shared.progress() >= Some(position))
     }
@@ -118,6 +119,9 @@ impl HandlerHandle {
             if is_done() {
                 return Some(Ok(()));
             }
+            if self.is_own_thread() {
+                return Some(Err(waits_for_itself(self.name())));
+            }
             // An end that was told before the last progress was made is looked at after it.
             self.shared.has_ended().then(|| if is_done() { Ok(()) } else { Err(self.end()) })
         };
@@ -141,6 +145,10 @@ impl HandlerHandle {
         };
         // Without a deadline, waiting ends only with something found.
         self.shared.wait_until(None, look).unwrap_or_else(|| self.shared.state())
+    }
+
+    fn is_own_thread(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| thread.thread().id() == thread::current().id())
     }
 
     /// Why the handler has ended.
@@ -218,6 +226,11 @@ impl HandlerHandle {
             let _ = thread.join();
         }
     }
+}
+
+fn waits_for_itself(name: &str) -> Error {
+    let problem = format!("the handler {name:?} would wait for itself: it goes on when what it is at has returned");
+    Invalid { violations: vec![Violation::new(None, "wait_for", problem)] }.into()
 }
 
 impl Drop for HandlerHandle {

@@ -343,6 +343,31 @@ fn a_handler_can_be_called_before_it_looks_for_what_it_was_asked() {
     runner().start(&store, Box::new(Looking(look))).unwrap().stop().unwrap();
 }
 
+/// It would have waited for ever: nothing is handled while it does.
+#[test]
+fn a_handler_that_waits_for_itself_is_told() {
+    let store = store();
+    let own = Arc::new(std::sync::OnceLock::<HandlerHandle>::new());
+    let (told, outcomes) = std::sync::mpsc::channel();
+    let handle = {
+        let own = Arc::clone(&own);
+        move |event: &Event<'_>| {
+            let handler = own.wait();
+            let later = Position::new(event.position().number() + 1).unwrap();
+            told.send((handler.wait_for(event.position()).is_err(), handler.wait_for(later))).unwrap();
+            Ok(())
+        }
+    };
+    let handler = runner().start(&store, Box::new(stub(handle, |_: &Checkpoint| Ok(())))).unwrap();
+    own.set(handler).unwrap();
+    let position = append(&store, "a", 1);
+    let (waits_for_this_one, later) = outcomes.recv().unwrap();
+    assert!(waits_for_this_one, "what it is at is not handled yet");
+    assert!(matches!(later, Err(Error::Invalid(invalid)) if invalid.violations[0].field == "wait_for"));
+    own.get().unwrap().wait_for(position).unwrap();
+    store.shutdown(Duration::from_secs(1)).unwrap();
+}
+
 #[test]
 fn a_handler_that_could_not_be_started_says_why_and_holds_nobody_up() {
     let store = store();

@@ -69,7 +69,8 @@ impl<M: ReadModel + Clone> ProjectionHandle<M> {
     }
 
     /// Builds the model anew from the first event, beside the one that goes on serving, and swaps it in when it has
-    /// caught up. Returns when that is done and saved. Takes the calling thread, and memory for a second model.
+    /// caught up. Returns when that is done and saved. Takes the calling thread, and memory for a second model. The swap
+    /// waits for [views](View) of the old model: hold none on this thread.
     ///
     /// Dead letters are left out, and so are the skipped events that [`DeadLetters::skipped`](crate::DeadLetters::skipped)
     /// lists: what was put aside stays so. An event that fails and is none of those is left out as well if the policy
