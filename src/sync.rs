@@ -31,8 +31,10 @@ pub(crate) mod atomic {
 
 /// Threads.
 pub(crate) mod thread {
+    #[cfg(all(test, feature = "tokio"))]
+    pub(crate) use super::explored::thread::is_current;
     #[cfg(test)]
-    pub(crate) use super::explored::thread::{Builder, JoinHandle, is_current};
+    pub(crate) use super::explored::thread::{Builder, JoinHandle};
     #[cfg(not(test))]
     pub(crate) use std::thread::{Builder, JoinHandle};
 

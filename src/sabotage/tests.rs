@@ -131,3 +131,15 @@ fn without_a_sabotage_every_suite_passes() {
         assert!(told.contains("test result: ok. 1 passed"), "{suite}: {told}");
     }
 }
+
+/// Who looks a sabotage up finds it, beside the suite that catches it.
+#[test]
+fn the_table_of_reliability_names_every_sabotage_and_its_suite() {
+    let table = include_str!("../../docs/RELIABILITY.md");
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| `") && line.contains("` | ")).collect();
+    for sabotage in Sabotage::ALL {
+        let (name, module) = (format!("| `{sabotage:?}` | "), sabotage.suite().rsplit_once("::").unwrap().0);
+        let row = rows.iter().find(|row| row.starts_with(&name));
+        assert!(row.is_some_and(|row| row.contains(&format!("| `{module}` | "))), "{sabotage:?} of {module}: {row:?}");
+    }
+}

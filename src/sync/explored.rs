@@ -162,6 +162,7 @@ impl<T> Mutex<T> {
         MutexGuard { mutex: self, data: Some(self.data.lock()), pass }
     }
 
+    #[cfg(feature = "tokio")]
     pub(crate) fn get_mut(&mut self) -> &mut T {
         self.data.get_mut()
     }

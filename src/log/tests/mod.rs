@@ -30,7 +30,9 @@ use crate::format::checksum::{Place, crc};
 use crate::format::frame::{HEADER_BYTES, commit_frame_len};
 use crate::format::record::{Record, RecordFields};
 use crate::randomness::{Randomness, SeededRandomness};
-use crate::storage::{Access, Call, Fault, FaultyDisk, MemoryDisk, RealDisk, read_exact_at};
+#[cfg(not(miri))]
+use crate::storage::RealDisk;
+use crate::storage::{Access, Call, Fault, FaultyDisk, MemoryDisk, read_exact_at};
 use crate::types::{Codec, Durability};
 
 const OS: Durability = Durability::Os;
