@@ -21,6 +21,8 @@ mod hold;
 #[cfg(test)]
 mod in_flight;
 mod indexing;
+#[cfg(test)]
+mod interpreted;
 mod lookup;
 #[cfg(test)]
 mod machine;
