@@ -202,7 +202,10 @@ impl LogWalk<'_> {
         let mut before: Option<Joint> = None;
         for (index, found) in segments.iter().enumerate() {
             let number = found.header.number;
-            let Some(file) = self.open_segment(number)? else { continue };
+            let Some(file) = self.open_segment(number)? else {
+                before = None;
+                continue;
+            };
             self.auditor.read(FIRST_FRAME);
             self.auditor.begin_segment(&SegmentStart {
                 number,

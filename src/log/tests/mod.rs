@@ -17,6 +17,7 @@ mod power;
 mod reading;
 mod recovery;
 mod rolling;
+mod verifying;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
