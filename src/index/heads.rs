@@ -188,6 +188,20 @@ mod tests {
             assert!(generations.young.bytes() + generations.old.bytes() <= 20_100);
         }
         assert_eq!(cache.get(&key("stream-1", 1), 1), None, "forgotten");
+        for (hash, name) in (0..).zip(&names).skip(850) {
+            assert_eq!(cache.get(&key(name, hash), 1), Some(head(hash + 1)), "one generation is never forgotten");
+        }
+    }
+
+    #[test]
+    fn seven_heads_take_eight_places_and_their_names() {
+        let mut generation = Generation::default();
+        assert_eq!(generation.bytes(), 0);
+        (1..=7).for_each(|version| generation.put(version, format!("stream-{version}").as_bytes(), head(version)));
+        assert_eq!(generation.bytes(), 8 * (size_of::<Entry>() + 1) + 7 * 8);
+        generation.put(7, b"stream-7", head(8));
+        assert_eq!(generation.bytes(), 8 * (size_of::<Entry>() + 1) + 7 * 8, "one that is known takes no more");
+        assert_eq!(generation.find(7, b"stream-7"), Some(head(8)));
     }
 
     #[test]

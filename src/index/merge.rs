@@ -18,9 +18,6 @@ use super::run::{Found, Run, RunSize, RunWriter};
 use crate::format::run::{ENTRIES_MAX, POSITIONS_MAX, RunEntry};
 use crate::sync::atomic::{AtomicBool, Ordering};
 
-/// Keys between two looks at whether to stop.
-const KEYS_PER_LOOK: u64 = 4096;
-
 /// Which of these adjacent runs, in the order of their positions, to merge next; `None` if they are fine.
 pub(super) fn choose(runs: &[Arc<Run>]) -> Option<Range<usize>> {
     let shapes: Vec<Shape> = runs.iter().map(|run| Shape::of(run)).collect();
@@ -56,11 +53,11 @@ fn choose_shapes(shapes: &[Shape]) -> Option<Range<usize>> {
     (1..=shapes.len()).rev().map(|end| suffix_of(&shapes[..end])).find(|group| group.len() > 1)
 }
 
-/// From the oldest run that is less than twice as large as all behind it together, to the last.
+/// From the oldest run that is less than twice as large as all behind it together, to the last; empty if there is none.
 fn suffix_of(shapes: &[Shape]) -> Range<usize> {
     let end = shapes.len();
     let mut sum = shapes[end - 1];
-    let mut start = end - 1;
+    let mut start = end;
     for older in (0..end - 1).rev() {
         let is_small = shapes[older].bytes < 2 * sum.bytes;
         let Some(more) = sum.with(shapes[older]) else { break };
@@ -127,12 +124,10 @@ fn walk(
 ) -> Result<bool> {
     let mut readers = runs.iter().map(|run| EntryReader::new(run)).collect::<Result<SmallVec<[_; 16]>>>()?;
     let mut parts: SmallVec<[Part; 16]> = SmallVec::new();
-    let mut keys: u64 = 0;
     while let Some(key) = readers.iter().filter_map(EntryReader::key).min() {
-        if keys.is_multiple_of(KEYS_PER_LOOK) && stop.load(Ordering::Relaxed) {
+        if stop.load(Ordering::Relaxed) {
             return Ok(false);
         }
-        keys += 1;
         parts.clear();
         for (run, reader) in readers.iter_mut().enumerate() {
             if reader.key() == Some(key) {
@@ -188,10 +183,10 @@ impl<'a> EntryReader<'a> {
 mod tests {
     use super::*;
     use crate::index::key::{KeyKind, KeySeed};
-    use crate::index::paged::tests::files;
+    use crate::index::paged::tests::{files, files_on};
     use crate::index::run;
     use crate::index::window::{FrameAt, SegmentId, Window};
-    use crate::storage::{Disk, ReadMode};
+    use crate::storage::{Call, Disk, FaultyDisk, MemoryDisk, ReadMode};
 
     fn shape(bytes: u64) -> Shape {
         Shape { positions: bytes, entries: bytes, bytes }
@@ -216,6 +211,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_merged_is_never_more_than_a_run_can_be() {
+        let merged = |positions, entries| {
+            let older = Shape { positions: positions - 1, entries: entries - 1, bytes: 1 };
+            choose_shapes(&[older, shape(1)])
+        };
+        assert_eq!(merged(POSITIONS_MAX, ENTRIES_MAX), Some(0..2));
+        assert_eq!(merged(POSITIONS_MAX + 1, ENTRIES_MAX), None);
+        assert_eq!(merged(POSITIONS_MAX, ENTRIES_MAX + 1), None);
+    }
+
+    #[test]
     fn a_billion_events_lie_in_few_runs_and_are_seldom_written_again() {
         let (mut runs, mut written, mut most) = (Vec::<u64>::new(), 0, 0);
         let windows = 10_000;
@@ -230,6 +236,14 @@ mod tests {
         }
         assert!(most <= 12, "{most} runs");
         assert!(written <= 13 * windows, "{written} windows were written to merge {windows}");
+    }
+
+    #[test]
+    fn the_policy_looks_at_what_a_run_is() {
+        let (_, files) = files(ReadMode::Map);
+        let run = write(&files, 11, 100);
+        let Shape { positions, entries, bytes } = Shape::of(&run);
+        assert_eq!((positions, entries, bytes), (100, run.header().entries, run.bytes()));
     }
 
     /// The stream of position p is `s-(p % 7)`, with one event a commit.
@@ -287,6 +301,24 @@ mod tests {
         let (disk, files) = files(ReadMode::Map);
         let runs = [write(&files, 1, 100), write(&files, 101, 3)];
         assert!(merge(&files, &runs, 0, &AtomicBool::new(true)).unwrap().is_none());
+        assert_eq!(disk.list("index").unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_merge_that_is_stopped_while_it_writes_takes_its_file_away() {
+        let disk = FaultyDisk::new(MemoryDisk::new());
+        let files = files_on(&disk, ReadMode::Map);
+        files.create_directory().unwrap();
+        let runs = [write(&files, 1, 100), write(&files, 101, 3)];
+        let stop = AtomicBool::new(false);
+        disk.hold(Call::Create, ".run");
+        std::thread::scope(|scope| {
+            let merging = scope.spawn(|| merge(&files, &runs, 0, &stop).unwrap().is_none());
+            disk.wait_held();
+            stop.store(true, Ordering::Relaxed);
+            disk.release();
+            assert!(merging.join().unwrap());
+        });
         assert_eq!(disk.list("index").unwrap().len(), 2);
     }
 }

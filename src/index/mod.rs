@@ -378,7 +378,7 @@ impl Index {
 
     fn repair_run(&self, first: u64, last: u64, fault: &IndexFault, rebuilder: &mut Rebuilder<'_>) -> Result<()> {
         let view = self.view();
-        let Some(damaged) = view.run_of(first, last).filter(|run| run.seed() == fault.seed) else { return Ok(()) };
+        let Some(damaged) = view.run_with(fault) else { return Ok(()) };
         let from = first.max(view.kept_from);
         let mut pieces = Vec::new();
         for (index, segment) in view.segments.iter().enumerate() {

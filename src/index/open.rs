@@ -40,12 +40,10 @@ impl Opening<'_> {
     pub(super) fn open(mut self) -> Result<IndexView> {
         let Loaded { mut runs, mut segments, mut garbage } = self.load()?;
         self.check_positions(&mut segments, &mut garbage);
+        // Before positions are rebuilt: what is made again gets the name of what was dropped.
+        self.discard(&mut garbage);
         self.check_runs(&mut runs, &mut segments, &mut garbage)?;
-        if self.writable {
-            for name in &garbage {
-                self.files.discard(name);
-            }
-        }
+        self.discard(&mut garbage);
         self.complete_positions(&runs, &mut segments)?;
         let sources = self.fill_gaps(&runs, &mut segments)?;
         if self.writable && self.is_changed {
@@ -53,6 +51,10 @@ impl Opening<'_> {
         }
         self.rebuilder.progress.finish();
         Ok(self.view(sources, segments))
+    }
+
+    fn discard(&self, garbage: &mut Vec<String>) {
+        garbage.drain(..).filter(|_| self.writable).for_each(|name| self.files.discard(&name));
     }
 
     fn kept_from(&self) -> u64 {
@@ -175,9 +177,6 @@ impl Opening<'_> {
         let last = run.last();
         let place = segments.partition_point(|segment| segment.id.first <= last).saturating_sub(1);
         let segment = &mut segments[place];
-        if last < segment.id.first || self.spans[place].end_position.is_some_and(|end| last >= end) {
-            return Ok(false);
-        }
         let mut offset = segment.positions.offset_of(last).ok().flatten();
         if offset.is_none() {
             let upto = self.spans[place].end_position.map_or(newest, |end| end - 1);

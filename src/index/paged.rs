@@ -402,7 +402,7 @@ impl<const N: usize> SectionWriter<N> {
 pub(super) mod tests {
     use super::*;
     use crate::randomness::SeededRandomness;
-    use crate::storage::MemoryDisk;
+    use crate::storage::{Call, FaultyDisk, MemoryDisk};
 
     /// An index directory in memory.
     pub(in crate::index) fn files(mode: ReadMode) -> (MemoryDisk, Files) {
@@ -412,7 +412,7 @@ pub(super) mod tests {
         (disk, files)
     }
 
-    pub(in crate::index) fn files_on(disk: &MemoryDisk, mode: ReadMode) -> Files {
+    pub(in crate::index) fn files_on(disk: &(impl Disk + Clone + 'static), mode: ReadMode) -> Files {
         let randomness = Arc::new(SeededRandomness::new(7));
         Files { disk: Arc::new(disk.clone()), store: StoreId::from_bytes([5; 16]), mode, randomness }
     }
@@ -476,6 +476,60 @@ pub(super) mod tests {
             }
             assert!(file.number(&NUMBERS, NUMBERS.count).is_err());
         }
+    }
+
+    /// A page is verified when it is first read, and never again; which were, is kept in a bit of each.
+    #[test]
+    fn each_page_of_a_map_is_verified_once() {
+        const MANY: Section<4> = Section::new(1, 130 * 1023);
+        let (_, files) = files(ReadMode::Map);
+        let draft = files.draft(FILE, 131).unwrap();
+        let mut numbers = draft.section(MANY);
+        (0..MANY.count).for_each(|index| numbers.push(&(index as u32).to_le_bytes()).unwrap());
+        numbers.finish().unwrap();
+        let mut header = [0; CONTENT_BYTES];
+        put(&mut header, 12, &draft.seed().to_le_bytes());
+        draft.publish(&header).unwrap();
+        let (file, ()) = files.open(FILE, |_| Some(((), 131))).unwrap();
+        let read = [1, 2, 63, 64, 65, 127, 128, 130];
+        for page in read {
+            assert!(!file.is_verified(page), "page {page}");
+            assert_eq!(u64::from(file.number(&MANY, (page - 1) * 1023).unwrap()), (page - 1) * 1023);
+            assert!(file.is_verified(page), "page {page}");
+        }
+        assert!((1..=130).all(|page| file.is_verified(page) == read.contains(&page)));
+    }
+
+    #[test]
+    fn without_a_map_a_page_is_read_once_as_long_as_none_takes_its_place() {
+        let disk = FaultyDisk::new(MemoryDisk::new());
+        let files = files_on(&disk, ReadMode::Pread);
+        files.create_directory().unwrap();
+        write(&files);
+        let file = open(&files).unwrap();
+        let before = disk.calls(Call::Read);
+        let reads = |pages: &[u64]| {
+            let all_right = pages
+                .iter()
+                .map(|page| (page - 1) * 1023)
+                .all(|index| u64::from(file.number(&NUMBERS, index).unwrap()) == index);
+            assert!(all_right);
+            disk.calls(Call::Read) - before
+        };
+        let sixteen: Vec<u64> = (1..=16).collect();
+        assert_eq!([reads(&sixteen), reads(&sixteen)], [16, 16]);
+        assert_eq!([reads(&[17]), reads(&[17]), reads(&[1]), reads(&[2])], [17, 17, 18, 18]);
+    }
+
+    #[test]
+    fn pages_are_written_many_at_a_time() {
+        let disk = FaultyDisk::new(MemoryDisk::new());
+        let files = files_on(&disk, ReadMode::Map);
+        files.create_directory().unwrap();
+        let before = disk.calls(Call::Write);
+        write(&files);
+        // Forty pages of numbers in three, two of entries in one, and the header.
+        assert_eq!(disk.calls(Call::Write) - before, 3 + 1 + 1);
     }
 
     #[test]

@@ -297,6 +297,43 @@ mod tests {
         check(|| Cursor::intersection(vec![Cursor::list(EVEN), either()]), &[0, 4, 6, 12]);
     }
 
+    /// A list that counts how often it is looked at.
+    struct Watched<'w>(&'static [u32], &'w std::cell::Cell<usize>);
+
+    impl Postings for Watched<'_> {
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+
+        fn at(&self, index: usize) -> Result<u32> {
+            self.1.set(self.1.get() + 1);
+            Ok(self.0[index])
+        }
+    }
+
+    /// The others skip what it skips: of lists that have nothing in common with it nothing is read.
+    #[test]
+    fn what_can_yield_least_leads_an_intersection() {
+        let (long, short) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
+        let list = |postings, looks| Cursor::list(Watched(postings, looks));
+        let empty = || list(&[], &short);
+        for least in [
+            empty(),
+            Cursor::union(vec![empty(), empty()]).unwrap(),
+            Cursor::intersection(vec![list(EVEN, &short), empty()]).unwrap(),
+        ] {
+            let mut both = Cursor::intersection(vec![list(THREES, &long), least]).unwrap();
+            assert_eq!(both.seek(0, Direction::Forward).unwrap(), None);
+            assert_eq!(long.get(), 0, "the longer list was looked at");
+        }
+        // Two lists of two are more than one of three.
+        short.set(0);
+        let pair = Cursor::union(vec![list(&[7, 8], &short), list(&[9, 10], &short)]).unwrap();
+        let mut both = Cursor::intersection(vec![pair, list(&[3, 5, 6], &long)]).unwrap();
+        assert_eq!(both.seek(7, Direction::Forward).unwrap(), None);
+        assert_eq!(short.get(), 0, "the union was looked at");
+    }
+
     #[test]
     fn every_seek_in_a_list_finds_what_a_scan_finds() {
         let list: Vec<u32> = (0..200).map(|number| number * 3 + number % 2).collect();

@@ -151,7 +151,7 @@ impl Run {
         if target > u64::from(found.last) {
             return Ok(found.count);
         }
-        let (mut low, mut high) = (0, found.count - 1);
+        let (mut low, mut high) = (0, found.count);
         while low < high {
             let middle = low + (high - low) / 2;
             match u64::from(self.posting(found.start + u64::from(middle))?) < target {
@@ -321,9 +321,10 @@ mod tests {
     use super::*;
     use crate::index::fault::IndexError;
     use crate::index::key::{KeyKind, KeySeed};
-    use crate::index::paged::tests::{contents, files, replace};
+    use crate::index::paged::tests::{contents, files, files_on, replace};
     use crate::index::window::{FrameAt, SegmentId};
-    use crate::storage::ReadMode;
+    use crate::storage::{Call, Disk, FaultyDisk, MemoryDisk, ReadMode};
+    use crate::types::StoreId;
 
     /// One event a commit; the stream of position p is `s-(p % streams)`.
     fn window(seed: KeySeed, streams: u64, count: u64) -> Window {
@@ -387,6 +388,63 @@ mod tests {
         let run = write(&files, &window(seed, 7, 100)).unwrap();
         assert_eq!(run.header().entries, 1);
         assert_eq!(positions(&run, 0), (150..250).collect::<Vec<u64>>());
+    }
+
+    /// Under another name it would answer for positions that it does not have.
+    #[test]
+    fn a_run_under_another_name_or_of_another_store_is_refused() {
+        let (disk, files) = files(ReadMode::Map);
+        let path = write(&files, &window(KeySeed::of(files.store), 7, 100)).unwrap().id().path();
+        let bytes = contents(&disk, &path);
+        for (first, last) in [(150, 250), (150, 248), (149, 249), (151, 249)] {
+            disk.create(&IndexFile::Run { first, last }.path()).unwrap().write_at(&bytes, 0).unwrap();
+            assert!(matches!(Run::open(&files, first, last), Err(Unusable::Bad)), "{first} to {last}");
+        }
+        let other = Files { store: StoreId::from_bytes([6; 16]), ..files.clone() };
+        assert!(matches!(Run::open(&other, 150, 249), Err(Unusable::Bad)));
+        assert!(Run::open(&files, 150, 249).is_ok());
+    }
+
+    #[test]
+    fn an_entry_that_reaches_beyond_its_run_is_a_fault() {
+        let (_, files) = files(ReadMode::Map);
+        let run = write(&files, &window(KeySeed::of(files.store), 7, 100)).unwrap();
+        let start = run.header().postings - 2;
+        let entry = RunEntry { key: 1, start, count: 2, last: 99 };
+        assert_eq!(run.found(&entry).unwrap(), Found { start, count: 2, last: 99 });
+        let wrong = [
+            RunEntry { count: 3, ..entry },
+            RunEntry { count: 0, ..entry },
+            RunEntry { last: 100, ..entry },
+            RunEntry { start: u64::MAX, ..entry },
+        ];
+        for entry in wrong {
+            assert!(matches!(run.found(&entry), Err(IndexError::Damaged(_))), "{entry:?}");
+        }
+    }
+
+    /// What the filter is for, and the last posting in an entry.
+    #[test]
+    fn a_lookup_reads_no_page_that_it_can_do_without() {
+        let disk = FaultyDisk::new(MemoryDisk::new());
+        let files = files_on(&disk, ReadMode::Pread);
+        files.create_directory().unwrap();
+        let seed = KeySeed::of(files.store);
+        write(&files, &window(seed, 7, 100)).unwrap();
+        let run = Run::open(&files, 150, 249).unwrap();
+        let reads = |ask: &mut dyn FnMut()| {
+            let before = disk.calls(Call::Read);
+            ask();
+            disk.calls(Call::Read) - before
+        };
+        let hash = |name| seed.key(KeyKind::Stream, name).hash;
+        assert_eq!(reads(&mut || assert_eq!(run.lookup(hash("s-7")).unwrap(), None)), 1, "the filter says no");
+        let mut found = None;
+        assert_eq!(reads(&mut || found = run.lookup(hash("s-3")).unwrap()), 2, "the directory and the entry");
+        let found = found.unwrap();
+        let last = found.count - 1;
+        assert_eq!(reads(&mut || assert_eq!(run.position(&found, last).unwrap(), 248)), 0, "the entry has the last");
+        assert_eq!(reads(&mut || assert_eq!(run.position(&found, 0).unwrap(), 150)), 1, "the others are read");
     }
 
     #[test]

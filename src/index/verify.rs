@@ -331,8 +331,9 @@ fn run_problem(disk: &dyn Disk, run: &Run, reason: &str) -> IndexProblem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::page::seal;
     use crate::index::key::KeySeed;
-    use crate::index::paged::tests::files;
+    use crate::index::paged::tests::{contents, files, replace};
     use crate::index::positions::PositionTable;
     use crate::index::run;
     use crate::index::window::{SegmentId, Window};
@@ -406,6 +407,217 @@ mod tests {
             problems(|position| (if position == 513 { 513 + 7_000 } else { position }, frame(position)), |_| true);
         assert_eq!(found.len(), 1);
         assert!(found[0].starts_with("the times of the zone of position 1024"), "{found:?}");
+    }
+
+    const FEW: u64 = 4;
+    const RUN: IndexFile = IndexFile::Run { first: 1, last: FEW };
+
+    /// A run, entry by entry: the key, its postings, and the last one as the entry says.
+    struct Lie {
+        entries: Vec<(u64, Vec<u32>, u32)>,
+        /// Behind those of the entries.
+        stray: Vec<u32>,
+        checksum: u32,
+    }
+
+    impl Lie {
+        /// What the run of the first few events says, with nothing wrong.
+        fn none(seed: KeySeed) -> Self {
+            let streams = streams(1);
+            let mut keys: Vec<u64> = event(seed, 1, &streams).keys().map(|key| key.hash).collect();
+            keys.sort_unstable();
+            keys.dedup();
+            let entries = keys.into_iter().map(|key| (key, vec![0, 1, 2, 3], 3)).collect();
+            Self { entries, stray: Vec::new(), checksum: FEW as u32 }
+        }
+
+        fn write(&self, files: &Files) {
+            let postings = self.entries.iter().map(|(_, postings, _)| postings.len()).sum::<usize>() + self.stray.len();
+            let size = run::RunSize { entries: self.entries.len() as u64, postings: postings as u64 };
+            let mut writer = run::RunWriter::create(files, 1, FEW, self.checksum, size).unwrap();
+            for (key, postings, last) in &self.entries {
+                writer.key(*key, postings.len() as u32, *last).unwrap();
+                for posting in postings {
+                    writer.posting(*posting).unwrap();
+                }
+            }
+            for posting in &self.stray {
+                writer.posting(*posting).unwrap();
+            }
+            writer.finish(files).unwrap();
+        }
+    }
+
+    /// Reads the files beside the first few events, from this position on.
+    fn audit_from(files: &Files, seed: KeySeed, from: u64) -> Vec<String> {
+        let streams = streams(1);
+        let mut audit = IndexAudit::open(Arc::clone(&files.disk), files.store, &mut |_| {}).unwrap();
+        audit.begin_segment(3, 9, from);
+        for position in from..=FEW {
+            audit.add(frame(position), &[event(seed, position, &streams)]);
+        }
+        audit.finish(true).into_iter().map(|problem| problem.reason).collect()
+    }
+
+    fn told(change: impl Fn(&mut Lie)) -> Vec<String> {
+        let (_, files) = files(ReadMode::Pread);
+        let seed = KeySeed::of(files.store);
+        let mut lie = Lie::none(seed);
+        change(&mut lie);
+        lie.write(&files);
+        audit_from(&files, seed, 1)
+    }
+
+    #[test]
+    fn a_run_that_lies_in_any_way_is_told() {
+        type Change = fn(&mut Lie);
+        assert_eq!(told(|_| {}), [""; 0]);
+        let lies: [(&str, Change); 10] = [
+            ("the run is of another history", |lie| lie.checksum += 1),
+            ("the entries of the run are not in order", |lie| lie.entries.swap(2, 3)),
+            ("the entries of the run are not in order", |lie| lie.entries[3].0 = lie.entries[2].0),
+            ("the postings of a key are not in order", |lie| lie.entries[1].1.swap(0, 1)),
+            ("the postings of a key are not in order", |lie| lie.entries[1].1[1] = 0),
+            ("the postings of a key are not the events that carry it", |lie| lie.entries[1].1 = vec![0, 1, 3]),
+            ("the postings of a key are not the events that carry it", |lie| lie.entries[1].2 = 2),
+            ("the postings of a key are not the events that carry it", |lie| lie.entries[1].0 += 1),
+            ("the run lacks a key of an event, or has postings without a key", |lie| lie.entries.truncate(3)),
+            ("the run lacks a key of an event, or has postings without a key", |lie| lie.stray.push(0)),
+        ];
+        for (reason, lie) in lies {
+            assert_eq!(told(lie), [format!("{reason}; {WRONG}")]);
+        }
+        let beyond = "an entry of a run reaches beyond its postings";
+        assert_eq!(told(|lie| lie.entries[3].2 = 4), [format!("{beyond}; {REBUILT}")]);
+    }
+
+    #[test]
+    fn a_key_that_the_filter_denies_is_told() {
+        let (disk, files) = files(ReadMode::Pread);
+        let seed = KeySeed::of(files.store);
+        Lie::none(seed).write(&files);
+        let run = Run::open(&files, 1, FEW).unwrap();
+        let page = run.header().layout().unwrap().filter.first_page;
+        let mut bytes = contents(&disk, &RUN.path());
+        let begin = page as usize * PAGE_BYTES;
+        bytes[begin..begin + PAGE_BYTES].fill(0);
+        seal(&mut bytes[begin..begin + PAGE_BYTES], run.seed(), page);
+        replace(&disk, &RUN.path(), &bytes);
+        let expected = format!("a key of the run is not found by its filter and directory; {WRONG}");
+        assert_eq!(audit_from(&files, seed, 1), [expected]);
+    }
+
+    #[test]
+    fn names_that_collide_share_their_postings() {
+        let (_, files) = files(ReadMode::Pread);
+        let seed = KeySeed::of(files.store).colliding(0);
+        let lie = Lie::none(seed);
+        assert_eq!(lie.entries.len(), 1);
+        lie.write(&files);
+        assert_eq!(audit_from(&files, seed, 1), [""; 0]);
+    }
+
+    /// A merge will leave them out.
+    #[test]
+    fn what_a_run_holds_of_removed_segments_does_not_matter() {
+        let (_, files) = files(ReadMode::Pread);
+        let seed = KeySeed::of(files.store);
+        let mut lie = Lie::none(seed);
+        lie.entries[0].1 = vec![2, 3];
+        lie.write(&files);
+        assert_eq!(audit_from(&files, seed, 3), [""; 0]);
+        assert_eq!(audit_from(&files, seed, 4), [""; 0]);
+        assert_eq!(audit_from(&files, seed, 2).len(), 1);
+    }
+
+    #[test]
+    fn files_that_cover_more_than_the_log_has_are_told_if_it_was_read_to_its_end() {
+        let (_, files) = files(ReadMode::Pread);
+        let (seed, streams) = (KeySeed::of(files.store), streams(1));
+        Lie::none(seed).write(&files);
+        let mut table = PositionTable::new(1, 1);
+        (1..=FEW).for_each(|position| table.push(frame(position).offset, position as i64));
+        table.end_commit(frame(FEW));
+        Positions::None.write(&files, SEGMENT, &table).unwrap();
+        for (upto, is_whole, expected) in [(FEW, true, 0), (FEW - 1, true, 2), (FEW - 1, false, 0), (0, true, 2)] {
+            let mut audit = IndexAudit::open(Arc::clone(&files.disk), files.store, &mut |_| {}).unwrap();
+            for position in 1..=upto {
+                if position == 1 {
+                    audit.begin_segment(3, 9, 1);
+                }
+                audit.add(frame(position), &[event(seed, position, &streams)]);
+            }
+            let problems = audit.finish(is_whole);
+            assert_eq!(problems.len(), expected, "{upto} {is_whole}: {problems:?}");
+            assert!(problems.iter().all(|problem| problem.reason.contains("positions that the log does not have")));
+        }
+    }
+
+    /// Positions files of commits of two events, with this many positions and this checkpoint.
+    fn positions_told(salt: u64, count: u64, checkpoint: FrameAt) -> Vec<String> {
+        let (_, files) = files(ReadMode::Pread);
+        let (seed, streams) = (KeySeed::of(files.store), streams(1));
+        let mut table = PositionTable::new(1, 1);
+        (1..=count).for_each(|position| table.push(frame((position - 1) / 2 * 2 + 1).offset, position as i64));
+        table.end_commit(checkpoint);
+        Positions::None.write(&files, SegmentId { salt, ..SEGMENT }, &table).unwrap();
+        let mut audit = IndexAudit::open(Arc::clone(&files.disk), files.store, &mut |_| {}).unwrap();
+        audit.begin_segment(3, 9, 1);
+        for position in [1, 3] {
+            audit.add(frame(position), &[position, position + 1].map(|of| event(seed, of, &streams)));
+        }
+        audit.finish(true).into_iter().map(|problem| problem.reason).collect()
+    }
+
+    #[test]
+    fn a_positions_file_that_lies_in_any_way_is_told() {
+        let last = frame(3);
+        assert_eq!(positions_told(9, 4, last), [""; 0]);
+        assert_eq!(positions_told(9, 2, frame(1)), [""; 0], "the log has gone on since");
+        assert_eq!(positions_told(8, 4, last), [format!("the index file is of another history; {REBUILT}")]);
+        for count in [1, 3] {
+            let expected = format!("the index file ends inside a commit; {WRONG}");
+            assert_eq!(positions_told(9, count, frame(count)), [expected], "{count}");
+        }
+        let expected = format!("the checkpoint is not the last frame that is covered; {WRONG}");
+        for checkpoint in [frame(1), FrameAt { end: last.end + 8, ..last }, FrameAt { checksum: 0, ..last }] {
+            assert_eq!(positions_told(9, 4, checkpoint), std::slice::from_ref(&expected), "{checkpoint:?}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_page_is_told_once_and_its_file_is_not_compared() {
+        for path in [RUN.path(), IndexFile::Positions { segment: 3 }.path()] {
+            for (at, reason) in [
+                (20, "the index file is damaged, or of another version or store"),
+                (4_096 + 20, "the checksum of an index page"),
+            ] {
+                let (disk, files) = files(ReadMode::Pread);
+                let seed = KeySeed::of(files.store);
+                Lie::none(seed).write(&files);
+                let mut table = PositionTable::new(1, 1);
+                (1..=FEW).for_each(|position| table.push(frame(position).offset, position as i64));
+                table.end_commit(frame(FEW));
+                Positions::None.write(&files, SEGMENT, &table).unwrap();
+                let mut bytes = contents(&disk, &path);
+                bytes[at] ^= 1;
+                replace(&disk, &path, &bytes);
+                let told = audit_from(&files, seed, 1);
+                assert!(told.len() == 1 && told[0].starts_with(reason) && told[0].ends_with(REBUILT), "{told:?}");
+            }
+        }
+    }
+
+    /// A merge that was killed before it removed its inputs.
+    #[test]
+    fn runs_that_are_part_of_another_are_left_over() {
+        let (_, files) = files(ReadMode::Pread);
+        let seed = KeySeed::of(files.store);
+        Lie::none(seed).write(&files);
+        for (first, last) in [(1, 2), (2, 3), (3, 4)] {
+            run::RunWriter::create(&files, first, last, 0, run::RunSize::default()).unwrap().finish(&files).unwrap();
+        }
+        assert_eq!(audit_from(&files, seed, 1), [""; 0]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::fault::{IndexError, Result};
+use super::fault::{IndexError, IndexFault, Result};
 use super::key::{Key, KeyKind};
 use super::merge;
 use super::plan::Plan;
@@ -253,9 +253,9 @@ impl IndexView {
         }
     }
 
-    /// The run of these positions.
-    pub(super) fn run_of(&self, first: u64, last: u64) -> Option<&Arc<Run>> {
-        self.sources.iter().filter_map(Source::as_run).find(|run| run.first() == first && run.last() == last)
+    /// The run in which a fault was found, unless it was replaced since.
+    pub(super) fn run_with(&self, fault: &IndexFault) -> Option<&Arc<Run>> {
+        self.sources.iter().filter_map(Source::as_run).find(|run| run.id() == fault.file && run.seed() == fault.seed)
     }
 
     /// Puts others in the place of a source; `false` if it is not part of the view.
@@ -362,17 +362,10 @@ impl Walk {
     fn leave_source(&mut self) {
         let source = &self.view.sources[self.source];
         match self.direction {
-            Direction::Forward if self.source + 1 < self.view.sources.len() => {
-                self.low = self.low.max(source.last() + 1);
-                self.source += 1;
-            }
-            Direction::Backward if self.source > 0 => {
-                self.high = self.high.min(source.first - 1);
-                self.source -= 1;
-            }
-            // The range is empty from now on.
-            Direction::Forward | Direction::Backward => (self.low, self.high) = (1, 0),
+            Direction::Forward => self.low = self.low.max(source.last() + 1),
+            Direction::Backward => self.high = self.high.min(source.first - 1),
         }
+        self.begin();
     }
 
     /// Goes on in another view, from where it stands.
@@ -665,5 +658,5 @@ fn range_in_run(run: &Run, hash: u64, low: u64, high: u64) -> Result<Option<Stre
     // Nearly always the whole of the run is wanted, and then the postings need not be searched for its ends.
     let begin = if low <= run.first() { 0 } else { run.count_below(&found, low)? };
     let end = if high >= run.last() { found.count } else { run.count_below(&found, high + 1)? };
-    Ok((begin < end).then_some(StreamSearch::Run { found, low: begin, high: end }))
+    Ok(Some(StreamSearch::Run { found, low: begin, high: end }))
 }
