@@ -348,7 +348,7 @@ impl<'a> Sending<'a> {
                 true => self.inner.position_of_version(&state.key, expected + 1)?,
                 false => None,
             };
-            if let Some(place) = place.filter(|_| state.count > 0)
+            if let Some(place) = place
                 && let Some(appended) = self.recorded_at(place, Some((*index, expected + state.count)))?
             {
                 return self.meet_durability(appender, appended, durability);

@@ -6,8 +6,9 @@ use std::thread;
 
 use super::{AppendError, Appended, Commit, NewEvent, Options, Query, Store};
 use crate::error::{Conflict, Error, ExpectationFailure, ExpectedVersion};
+use crate::limits::{STREAM_NAME_BYTES_MAX, TYPE_NAME_BYTES_MAX};
 use crate::storage::{Call, Fault, FaultyDisk, MemoryDisk};
-use crate::types::{EventId, Position};
+use crate::types::{Durability, EventId, Position, StreamVersion};
 
 type Sent = Result<Appended, AppendError>;
 
@@ -182,4 +183,114 @@ fn g15_a_commit_that_says_more_or_less_than_what_was_written_is_a_conflict() {
         assert!(matches!(sent.unwrap_err().error(), Error::Conflict(_)));
     }
     assert_eq!(store.head().unwrap(), Some(position(2)));
+}
+
+/// What begins like a commit that has met the condition is not that commit.
+#[test]
+fn g15_a_longer_commit_behind_a_condition_that_a_shorter_one_has_met_is_a_conflict() {
+    let store = open(&FaultyDisk::new(MemoryDisk::new()));
+    let any = |numbers: &[u8]| {
+        let commit = Commit::new().append("a", ExpectedVersion::Any, numbers.iter().copied().map(numbered));
+        commit.unless(Query::stream("a"))
+    };
+    store.send(any(&[1])).unwrap();
+    assert!(store.send(any(&[1])).unwrap().deduplicated());
+    conflict(store.send(any(&[1, 2])));
+    assert_eq!(store.head().unwrap(), Some(position(1)));
+}
+
+/// The first few streams of a commit are searched, those behind them found by name: each is one stream in both.
+#[test]
+fn a_stream_that_a_commit_names_twice_is_one_stream_however_many_there_are() {
+    let store = open(&FaultyDisk::new(MemoryDisk::new()));
+    let names: Vec<String> = (0..12).map(|number| format!("s-{number}")).collect();
+    let of = |expected: ExpectedVersion| {
+        let named = names.iter().chain(&names);
+        named.fold(Commit::new(), |commit, name| {
+            commit.append(name, expected, [NewEvent::raw("Made", "1"), NewEvent::raw("Made", "2")])
+        })
+    };
+    for (expected, reached) in [(ExpectedVersion::NoStream, 4), (ExpectedVersion::Exact(version(4)), 8)] {
+        let appended = store.send(of(expected)).unwrap();
+        let versions: Vec<_> = appended.versions().map(|(name, version)| (name.to_owned(), version.number())).collect();
+        assert_eq!(versions, names.iter().map(|name| (name.clone(), reached)).collect::<Vec<_>>());
+    }
+    for name in &names {
+        let mut read = store.read(Query::stream(name));
+        for number in 1..=8 {
+            assert_eq!(read.next().unwrap().unwrap().version().number(), number, "{name}");
+        }
+        assert!(read.next().unwrap().is_none());
+    }
+}
+
+fn version(number: u64) -> StreamVersion {
+    StreamVersion::new(number).unwrap()
+}
+
+#[test]
+fn a_result_names_the_streams_that_were_written_and_no_others() {
+    let store = open(&FaultyDisk::new(MemoryDisk::new()));
+    let twice = Commit::new().append("known", ExpectedVersion::NoStream, [numbered(1), numbered(2)]);
+    store.send(twice).unwrap();
+    let checking =
+        |commit: Commit| commit.expect("known", ExpectedVersion::StreamExists).expect("none", ExpectedVersion::Any);
+    let one = checking(Commit::new().append("a", ExpectedVersion::NoStream, [numbered(3)]));
+    let two = checking(commit("b", 4).append("c", ExpectedVersion::NoStream, [numbered(5), numbered(6)]));
+    for (commit, expected) in [(one, vec![("a", 1)]), (two, vec![("b", 1), ("c", 2)])] {
+        for deduplicated in [false, true] {
+            let appended = store.send(commit.clone()).unwrap();
+            let versions: Vec<_> = appended.versions().map(|(name, version)| (name, version.number())).collect();
+            assert_eq!((versions, appended.deduplicated()), (expected.clone(), deduplicated));
+        }
+    }
+}
+
+/// What is only checked was written by others: it is no place of this commit.
+#[test]
+fn g15_a_failed_check_of_a_stream_that_is_not_written_is_a_conflict() {
+    let store = open(&FaultyDisk::new(MemoryDisk::new()));
+    store.send(commit("other", 1)).unwrap();
+    let checked = commit("a", 2).expect("other", ExpectedVersion::NoStream);
+    let told = conflict(store.send(checked));
+    let [ExpectationFailure::Stream { stream, position: at, .. }] = &told.failures[..] else { panic!("{told:?}") };
+    assert_eq!((stream.as_str(), *at), ("other", Some(position(1))));
+}
+
+#[test]
+fn a_retry_is_as_durable_as_it_asks_for() {
+    let disk = FaultyDisk::new(MemoryDisk::new());
+    let store = open(&disk);
+    let before = disk.calls(Call::Sync);
+    let syncs = |durability| {
+        let appended = store.send(commit("a", 1).durability(durability)).unwrap();
+        (appended.deduplicated(), disk.calls(Call::Sync) - before)
+    };
+    assert_eq!(syncs(Durability::Os), (false, 0));
+    assert_eq!(syncs(Durability::Os), (true, 0));
+    assert_eq!(store.synced_head().unwrap(), None);
+    assert_eq!(syncs(Durability::Synced), (true, 1));
+    assert_eq!(store.synced_head().unwrap(), Some(position(1)));
+    assert_eq!(syncs(Durability::Synced), (true, 1));
+}
+
+/// Commits of one event have a way of their own to be checked.
+#[test]
+fn the_names_of_a_commit_of_one_event_have_the_limits_of_all_others() {
+    let store = open(&FaultyDisk::new(MemoryDisk::new()));
+    let sent = |stream: usize, event_type: usize| {
+        let event = NewEvent::raw("t".repeat(event_type), "");
+        store.send(Commit::new().append("s".repeat(stream), ExpectedVersion::Any, [event]))
+    };
+    sent(STREAM_NAME_BYTES_MAX, TYPE_NAME_BYTES_MAX).unwrap();
+    for (stream, event_type, field) in [
+        (STREAM_NAME_BYTES_MAX + 1, 1, "stream"),
+        (0, 1, "stream"),
+        (1, TYPE_NAME_BYTES_MAX + 1, "type"),
+        (1, 0, "type"),
+    ] {
+        let error = Error::from(sent(stream, event_type).unwrap_err());
+        let Error::Invalid(invalid) = &error else { panic!("{error:?}") };
+        assert!(invalid.violations.len() == 1 && invalid.violations[0].field == field, "{error:?}");
+    }
 }

@@ -1,6 +1,6 @@
 //! Appending and reading back, alone and from many threads.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;
 use crate::limits::{COMMIT_BYTES_MAX, UNSYNCED_BYTES_MAX};
@@ -214,6 +214,46 @@ fn commits_that_ask_for_no_sync_wait_only_for_synced_ones_before_them() {
         disk.release();
     });
     assert_eq!(heads(&opened), (4, 4));
+}
+
+/// The start frame that removes segments is durable before the files go, whoever wrote it. The commit before it in the
+/// batch is shown early, which wakes who settles.
+#[test]
+fn who_settles_waits_for_the_sync_of_whoever_leads() {
+    let disk = FaultyDisk::new(MemoryDisk::new());
+    let opened = open(&disk, large());
+    let is_released = AtomicBool::new(false);
+    disk.hold(Call::Write, "0000000001.segment");
+    std::thread::scope(|scope| {
+        let (opened, is_released) = (&opened, &is_released);
+        scope.spawn(|| add(opened, OS, "first"));
+        disk.wait_held();
+        scope.spawn(|| add(opened, OS, "second"));
+        while opened.appender.turn().unwrap().next_position() < 3 {
+            std::thread::yield_now();
+        }
+        let settling = scope.spawn(move || {
+            let mut turn = opened.appender.turn().unwrap();
+            turn.roll(0, 0).unwrap();
+            turn.settle().unwrap();
+            assert!(is_released.load(Ordering::SeqCst), "settled before the start frame was synced");
+        });
+        while opened.log.segments().last().unwrap().number < 2 {
+            std::thread::yield_now();
+        }
+        // It keeps the turn until it waits.
+        drop(opened.appender.turn().unwrap());
+        disk.hold(Call::Sync, "0000000002");
+        while opened.log.visible() < 2 {
+            std::thread::yield_now();
+        }
+        disk.wait_held();
+        (0..1000).for_each(|_| std::thread::yield_now());
+        is_released.store(true, Ordering::SeqCst);
+        disk.release();
+        settling.join().unwrap();
+    });
+    assert_eq!(heads(&opened), (2, 2));
 }
 
 #[test]

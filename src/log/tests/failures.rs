@@ -96,6 +96,34 @@ fn a_failed_background_sync_poisons_and_is_never_tried_again() {
     assert_poisoned(&opened, &disk);
 }
 
+/// Whoever leads is still writing, and wakes but one of them when it is done.
+#[test]
+fn a_failed_background_sync_releases_all_who_wait_behind_a_slow_write() {
+    let disk = FaultyDisk::new(MemoryDisk::new());
+    let opened = open(&disk, large());
+    add(&opened, OS, "written");
+    disk.hold(Call::Write, ".segment");
+    std::thread::scope(|scope| {
+        let opened = &opened;
+        let first = scope.spawn(|| append(&opened.appender, SYNCED, &[b"first".to_vec()]));
+        disk.wait_held();
+        let behind: Vec<_> =
+            (0..3).map(|_| scope.spawn(|| append(&opened.appender, SYNCED, &[b"behind".to_vec()]))).collect();
+        while opened.appender.turn().unwrap().next_position() < 6 {
+            std::thread::yield_now();
+        }
+        disk.inject(Fault::next(Call::Sync).of(".segment"));
+        assert!(opened.appender.sync().is_err());
+        for handle in behind {
+            assert!(matches!(handle.join().unwrap(), Err(Error::NotWritten { .. })));
+        }
+        disk.release();
+        assert!(matches!(first.join().unwrap(), Err(Error::Indeterminate { .. })));
+    });
+    assert_poisoned(&opened, &disk);
+    assert_eq!(texts(&opened.log), ["written"]);
+}
+
 #[test]
 fn what_was_staged_when_a_background_sync_failed_was_not_written() {
     let disk = FaultyDisk::new(MemoryDisk::new());
