@@ -63,6 +63,29 @@ fn a_run_over_several_segments_is_rebuilt_in_pieces_that_take_its_place() {
     assert_eq!(rebuilt, 0);
 }
 
+#[test]
+fn a_segment_of_one_event_is_rebuilt_with_the_others() {
+    let mut world = World::new(51, ALL_BITS);
+    (0..5).for_each(|_| world.commit());
+    world.roll();
+    let event = world.event(&[]);
+    world.log.append(vec![event]);
+    world.log.catch_up(&world.index);
+    world.roll();
+    (0..5).for_each(|_| world.commit());
+    world.synced = world.log.head();
+    world.index.freeze();
+    world.spill();
+    world.merge();
+    let damaged = run_at(&world.index, 0);
+    assert!((damaged.first(), damaged.last()) == (1, world.log.head()), "one run over everything");
+    world.index.repair(&fault_of(&damaged), &world.log).unwrap();
+    let only = world.log.segments[1].first;
+    let view = world.index.view();
+    assert!(view.sources.iter().any(|source| (source.first, source.last()) == (only, only)));
+    world.check();
+}
+
 /// It has the name of what it replaces.
 #[test]
 fn a_run_in_one_segment_takes_the_place_of_the_damaged_one() {
