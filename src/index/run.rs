@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::fault::{IndexFault, IndexFile, Result};
+use super::fault::{IndexError, IndexFault, IndexFile, Result};
 use super::filter;
 use super::paged::{Draft, Files, PagedFile, SectionWriter, Unusable};
 use super::postings::Postings;
@@ -127,6 +127,12 @@ impl Run {
             true => Ok(Found { start: entry.start, count: entry.count, last: entry.last }),
             false => Err(self.pages.fault(0, "an entry of a run reaches beyond its postings")),
         }
+    }
+
+    /// What is wrong if the postings of a key do not ascend.
+    #[cold]
+    pub(super) fn disorder(&self) -> IndexError {
+        self.pages.fault(0, "the postings of a key are not in order")
     }
 
     #[inline]
@@ -319,7 +325,6 @@ fn merged<'a>(same: &'a [(u64, &'a [u32])]) -> std::borrow::Cow<'a, [u32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::index::fault::IndexError;
     use crate::index::key::{KeyKind, KeySeed};
     use crate::index::paged::tests::{contents, files, files_on, replace};
     use crate::index::window::{FrameAt, SegmentId};

@@ -619,12 +619,21 @@ impl StreamChunk {
     fn fill(&mut self, walk: &Walk, run: &Run, found: &Found, (low, high): (u32, u32)) -> Result<()> {
         self.exact = false;
         let count = self.limit.min((high - low) as usize);
+        let mut left = (walk.low, walk.high);
         for (index, position) in (0..).zip(&mut self.positions[..count]) {
             let posting = match walk.direction {
                 Direction::Forward => low + index,
                 Direction::Backward => high - 1 - index,
             };
             *position = run.position(found, posting)?;
+            // A checksum that holds is no promise of their order: none comes twice, or late.
+            if !(left.0..=left.1).contains(position) {
+                return Err(run.disorder());
+            }
+            match walk.direction {
+                Direction::Forward => left.0 = *position + 1,
+                Direction::Backward => left.1 = *position - 1,
+            }
         }
         if count == 0 {
             return Ok(());

@@ -194,6 +194,50 @@ fn a_run_that_contradicts_the_log_is_made_again() {
     }
 }
 
+/// A run that says of one stream that it has these events, relative to the first, and of no other anything.
+fn run_of_one_stream(world: &World, name: &str, postings: &[u32], last: u32) {
+    let [frame, ..] = last_frames(&world.log, 1)[..] else { panic!("several commits") };
+    let upto = world.log.segments[1].first - 1;
+    let size = RunSize { entries: 1, postings: postings.len() as u64 };
+    let mut writer = RunWriter::create(&world.index.files, 1, upto, frame.checksum, size).unwrap();
+    let key = world.index.seed().key(KeyKind::Stream, name);
+    writer.key(key.hash, postings.len() as u32, last).unwrap();
+    for posting in postings {
+        writer.posting(*posting).unwrap();
+    }
+    writer.finish(&world.index.files).unwrap();
+}
+
+/// Found by the fuzz target `index`: what postings said in any order was shown in that order, and twice if they said so.
+#[test]
+fn of_postings_that_are_not_in_order_none_is_told_twice_or_late() {
+    let mut world = closed_world(34);
+    for (postings, direction, before) in [
+        ([2, 0, 4], Direction::Forward, vec![]),
+        ([0, 2, 2], Direction::Forward, vec![]),
+        ([2, 0, 4], Direction::Backward, vec![5]),
+        ([4, 4, 4], Direction::Backward, vec![5]),
+    ] {
+        for path in world.files().iter().filter(|path| path.contains(".run")) {
+            world.disk.remove(path).unwrap();
+        }
+        run_of_one_stream(&world, "liar", &postings, postings[2]);
+        reopened(&mut world);
+        let key = world.index.seed().key(KeyKind::Stream, "liar");
+        let mut candidates = world.index.view().stream_candidates(&key, 1, world.log.head(), direction);
+        let mut told = Vec::new();
+        let end = loop {
+            match candidates.next() {
+                Ok(Some(located)) => told.push(located.position),
+                Ok(None) => break None,
+                Err(error) => break Some(error),
+            }
+        };
+        assert_eq!(told, before, "{postings:?} {direction:?}");
+        assert!(matches!(end, Some(IndexError::Damaged(_))), "{postings:?} {direction:?}: {end:?}");
+    }
+}
+
 /// Takes the last commit of the first segment away from the log.
 fn shorten_first_segment(world: &mut World) {
     let [last, ..] = last_frames(&world.log, 1)[..] else { panic!("several commits") };
