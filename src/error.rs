@@ -292,6 +292,13 @@ pub struct Invalid {
     pub violations: Vec<Violation>,
 }
 
+impl Invalid {
+    /// One thing is wrong, and no event's.
+    pub(crate) fn of(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { violations: vec![Violation::new(None, field, problem)] }
+    }
+}
+
 impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "invalid input: ")?;

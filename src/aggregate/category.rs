@@ -13,7 +13,7 @@ use super::cache::Cache;
 use super::command::Terms;
 use super::folded::{Fold, Folded, Last, Loaded};
 use super::snapshots::{Saved, SnapshotPolicy, SnapshotProblem, Snapshots};
-use crate::error::{Error, Invalid, Result, Violation};
+use crate::error::{Error, Invalid, Result};
 use crate::limits::STREAM_NAME_BYTES_MAX;
 use crate::types::StreamVersion;
 use crate::{Event, EventCodec, Query, Read, Store};
@@ -54,7 +54,7 @@ impl<F: Fold> Clone for Category<F> {
 impl<F: Fold> Category<F> {
     pub(super) fn new(store: &Store, name: &str, fold: F, codec: EventCodec<F::Event>) -> Result<Self> {
         if let Some(problem) = category_problem(name) {
-            return Err(Invalid { violations: vec![Violation::new(None, "category", problem)] }.into());
+            return Err(Invalid::of("category", problem).into());
         }
         Ok(Self {
             store: store.clone(),
@@ -101,8 +101,7 @@ impl<F: Fold> Category<F> {
             bytes if bytes > id_bytes_max => format!("has {bytes} bytes, at most {id_bytes_max} are allowed"),
             _ => return Ok(stream),
         };
-        let violation = Violation::new(None, "id", format!("of the category {:?} {problem}", self.name));
-        Err(Invalid { violations: vec![violation] }.into())
+        Err(Invalid::of("id", format!("of the category {:?} {problem}", self.name)).into())
     }
 
     /// A state as one's own, to fold events into it.
@@ -178,7 +177,7 @@ where
             Some(newest) => format!("is {version}, and the stream {stream:?} is at version {newest}"),
             None => format!("is {version}, and there is no stream {stream:?}"),
         };
-        Err(Invalid { violations: vec![Violation::new(None, "version", problem)] }.into())
+        Err(Invalid::of("version", problem).into())
     }
 
     fn tell_problems(&self, stream: &str, loaded: &Loaded<F::State>) {
@@ -309,8 +308,7 @@ where
     /// Saves the state of a stream as of now; whether it was saved, which it is not if a newer one is there.
     pub(super) fn save_snapshot(&self, stream: &str) -> Result<bool> {
         let Some(snapshots) = &self.snapshots else {
-            let violation = Violation::new(None, "snapshots", "the repository has no policy for snapshots");
-            return Err(Invalid { violations: vec![violation] }.into());
+            return Err(Invalid::of("snapshots", "the repository has no policy for snapshots").into());
         };
         let loaded = self.read(stream, None)?;
         Ok(!loaded.folded.is_saved() && snapshots.save(&self.store, stream, &loaded.folded)?)

@@ -13,7 +13,7 @@ use super::command::{Executed, Terms, settle};
 use super::decision::Decision;
 use super::error::ExecuteError;
 use super::folded::{Fold, Loaded};
-use crate::error::{Error, ExpectedVersion, Invalid, Result, Violation};
+use crate::error::{Error, ExpectedVersion, Invalid, Result};
 use crate::limits::EVENTS_PER_COMMIT_MAX;
 use crate::{Commit, EventCodec, NewEvent, Store};
 
@@ -113,7 +113,7 @@ pub(super) fn encode_events<E: Serialize, T>(
         if encoded.len() == EVENTS_PER_COMMIT_MAX {
             let problem =
                 format!("more than {EVENTS_PER_COMMIT_MAX} were decided, which is the most that a commit holds");
-            return Err(Invalid { violations: vec![Violation::new(None, "events", problem)] }.into());
+            return Err(Invalid::of("events", problem).into());
         }
         let new = codec.encode(&event)?;
         encoded.push(keep(event, new));

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::fingerprint::{fingerprint, mixed};
 use super::folded::{Fold, Folded};
-use crate::error::{Error, Invalid, Result, Violation};
+use crate::error::{Error, Invalid, Result};
 use crate::types::{Codec, Position, StreamVersion};
 use crate::{IgnoredSnapshot, NewSnapshot, SnapshotQuery, Store};
 
@@ -198,7 +198,7 @@ fn proved_fingerprint<S: Serialize + DeserializeOwned>(state: &S, codec: Codec) 
 
 fn refused<S>(codec: Codec, problem: impl fmt::Display) -> Error {
     let problem = format!("a state of {} cannot be saved as {codec}: {problem}", std::any::type_name::<S>());
-    Invalid { violations: vec![Violation::new(None, "state", problem)] }.into()
+    Invalid::of("state", problem).into()
 }
 
 /// The state of a snapshot that was found.

@@ -19,7 +19,7 @@ use super::error::ExecuteError;
 use super::execution::encode_events;
 use super::folded::Fold;
 use super::repository::{Aggregate, Repository};
-use crate::error::{Conflict, Error, ExpectationFailure, ExpectedVersion, Invalid, Result, Violation};
+use crate::error::{Conflict, Error, ExpectationFailure, ExpectedVersion, Invalid, Result};
 use crate::types::{Durability, Position, StreamVersion};
 use crate::{Commit, Metadata, NewEvent, Query, Store};
 
@@ -363,7 +363,7 @@ fn is_same(one: &Store, other: &Store) -> bool {
 struct Identity;
 
 fn refused(field: &str, problem: String) -> Error {
-    Invalid { violations: vec![Violation::new(None, field, problem)] }.into()
+    Invalid::of(field, problem).into()
 }
 
 impl fmt::Debug for Work<'_> {

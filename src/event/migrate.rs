@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::chain::Upcasters;
 use crate::clock::{Clock, Signal};
-use crate::error::{Error, ExpectedVersion, Invalid, Result, Violation};
+use crate::error::{Error, ExpectedVersion, Invalid, Result};
 use crate::types::{Durability, Position, Timestamp};
 use crate::{Commit, Event, NewEvent, Options, Query, RecordedEvent, Store};
 
@@ -118,7 +118,7 @@ impl Migration {
         let target = open(Options::new().clock(clock.clone()))?;
         if let Some(head) = target.head()? {
             let problem = format!("it has {head} events already; events are migrated into an empty store");
-            return Err(Invalid { violations: vec![Violation::new(None, "target", problem)] }.into());
+            return Err(Invalid::of("target", problem).into());
         }
         let report = self.go_through(source, |commit| {
             clock.set(Some(commit.time));

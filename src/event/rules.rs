@@ -122,7 +122,7 @@ impl UpcastRules {
 }
 
 fn invalid(field: &str, problem: impl Into<String>) -> crate::Error {
-    Invalid { violations: vec![Violation::new(None, field, problem)] }.into()
+    Invalid::of(field, problem).into()
 }
 
 impl IntoIterator for UpcastRules {

@@ -4,7 +4,7 @@ use super::keys;
 use super::letters::{DeadLetter, DeadLetterRequest, Skipped, change_letter, load_letters};
 use super::registry::Registry;
 use crate::Store;
-use crate::error::{Error, Invalid, Result, Violation};
+use crate::error::{Error, Invalid, Result};
 use crate::types::Position;
 
 /// The events that a handler has parked, and those that it has skipped.
@@ -164,5 +164,5 @@ impl DeadLetters {
 }
 
 fn invalid(problem: String) -> Error {
-    Invalid { violations: vec![Violation::new(None, "position", problem)] }.into()
+    Invalid::of("position", problem).into()
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::runner::HandlerKind;
 use super::shared::{HandlerState, Shared};
-use crate::error::{Error, Invalid, Result, Violation};
+use crate::error::{Error, Invalid, Result};
 use crate::types::Position;
 use crate::{Lag, Store};
 
@@ -218,10 +218,11 @@ impl HandlerHandle {
     }
 
     fn join(&mut self) {
+        let is_own_thread = self.is_own_thread();
         let Some(thread) = self.thread.take() else { return };
         self.shared.order(|orders| orders.stop = true);
         // A handler that drops its own handle ends when it is done with its event.
-        if thread.thread().id() != thread::current().id() {
+        if !is_own_thread {
             // A panic was caught and is told as the state.
             let _ = thread.join();
         }
@@ -230,7 +231,7 @@ impl HandlerHandle {
 
 fn waits_for_itself(name: &str) -> Error {
     let problem = format!("the handler {name:?} would wait for itself: it goes on when what it is at has returned");
-    Invalid { violations: vec![Violation::new(None, "wait_for", problem)] }.into()
+    Invalid::of("wait_for", problem).into()
 }
 
 impl Drop for HandlerHandle {

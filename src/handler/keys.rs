@@ -1,7 +1,7 @@
 //! Where the durable things of a handler are kept in the state of the store. Names have no `/`, so that no prefix of one
 //! handler is one of another.
 
-use crate::error::{Invalid, Result, Violation};
+use crate::error::{Invalid, Result};
 use crate::limits::HANDLER_NAME_BYTES_MAX;
 use crate::types::Position;
 
@@ -49,7 +49,7 @@ pub(super) fn check_name(name: &str) -> Result<()> {
     } else {
         return Ok(());
     };
-    Err(Invalid { violations: vec![Violation::new(None, "name", problem)] }.into())
+    Err(Invalid::of("name", problem).into())
 }
 
 #[cfg(test)]

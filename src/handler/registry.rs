@@ -11,7 +11,7 @@ use super::letters::{decode, delete_all, encode};
 use super::policy::OnError;
 use super::runner::HandlerKind;
 use super::shared::{HandlerState, Shared};
-use crate::error::{Error, Invalid, Result, Violation};
+use crate::error::{Error, Invalid, Result};
 use crate::types::Timestamp;
 use crate::{Checkpoint, Query, StateBatch, Store};
 
@@ -98,7 +98,7 @@ fn check_kind(name: &str, known: HandlerKind, started: HandlerKind) -> Result<()
         return Ok(());
     }
     let problem = format!("{name:?} is that of a {known}: Store::forget_handler frees it for a {started}");
-    Err(Invalid { violations: vec![Violation::new(None, "name", problem)] }.into())
+    Err(Invalid::of("name", problem).into())
 }
 
 impl Store {

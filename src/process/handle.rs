@@ -11,7 +11,7 @@ use super::manager::ProcessManager;
 use super::streams::{Streams, check_instance};
 use super::timers::TimerControl;
 use super::work::ProcessWork;
-use crate::error::{Error, Invalid, Result, Violation};
+use crate::error::{Error, Invalid, Result};
 use crate::limits::PROCESS_NAME_BYTES_MAX;
 use crate::types::Position;
 use crate::{HandlerHandle, HandlerKind, Horizon, OnError, Remainder, Runner, Store};
@@ -197,7 +197,7 @@ fn check_name(name: &str) -> Result<()> {
     } else {
         return Ok(());
     };
-    Err(Invalid { violations: vec![Violation::new(None, "name", problem)] }.into())
+    Err(Invalid::of("name", problem).into())
 }
 
 impl<P: ProcessManager> ProcessHandle<P> {

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::instance::{Instance, ProcessStatus};
 use super::open_instances::OpenInstances;
 use super::record::{self, Cause, Outline};
-use crate::error::{Error, ExpectedVersion, Invalid, Result, Violation};
+use crate::error::{Error, ExpectedVersion, Invalid, Result};
 use crate::limits::PROCESS_INSTANCE_BYTES_MAX;
 use crate::types::{Durability, EventId, Position, StreamVersion};
 use crate::{Event, Metadata, Query, StateBatch, Store};
@@ -171,5 +171,5 @@ pub(super) fn check_instance(instance: &str) -> Result<()> {
         return Ok(());
     }
     let problem = format!("the id has {} bytes, 1 to {PROCESS_INSTANCE_BYTES_MAX} are allowed", instance.len());
-    Err(Invalid { violations: vec![Violation::new(None, "instance", problem)] }.into())
+    Err(Invalid::of("instance", problem).into())
 }

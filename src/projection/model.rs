@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::error::{Error, Invalid, Result, Violation};
+use crate::error::{Error, Invalid, Result};
 use crate::limits::{READ_MODEL_PART_NAME_BYTES_MAX, READ_MODEL_VALUE_BYTES_MAX};
 use crate::{Table, Unsaved};
 
@@ -166,7 +166,7 @@ fn add_name(names: &mut Vec<PartName>, name: &str, is_table: bool) -> Result<()>
         names.push((name.to_owned(), is_table));
         return Ok(());
     };
-    Err(Invalid { violations: vec![Violation::new(None, "parts", problem)] }.into())
+    Err(Invalid::of("parts", problem).into())
 }
 
 impl Changes {
@@ -207,7 +207,7 @@ fn encode<T: Serialize>(value: &T, what: impl Fn() -> String) -> Result<Vec<u8>>
     if bytes.len() > READ_MODEL_VALUE_BYTES_MAX {
         let problem =
             format!("{} takes {} bytes, at most {READ_MODEL_VALUE_BYTES_MAX} can be saved", what(), bytes.len());
-        return Err(Invalid { violations: vec![Violation::new(None, "parts", problem)] }.into());
+        return Err(Invalid::of("parts", problem).into());
     }
     Ok(bytes)
 }

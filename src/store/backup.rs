@@ -17,7 +17,7 @@ use super::event::NewEvent;
 use super::options::Options;
 use super::state::{PUT, STATE_DIR};
 use super::{Inner, Store};
-use crate::error::{Error, ExpectedVersion, Invalid, Result, Violation};
+use crate::error::{Error, ExpectedVersion, Invalid, Result};
 use crate::format::frame::FrameHeader;
 use crate::format::segment::{ALLOCATION_UNIT, HEADER_BYTES, SegmentHeader};
 use crate::format::synced_head::SyncedHead;
@@ -89,7 +89,7 @@ fn check_vacant(target: &RealDisk) -> Result<()> {
     }
     let problem =
         format!("there is something at {} already; it must be new, or an empty directory", target.locate("").display());
-    Err(Error::Invalid(Invalid { violations: vec![Violation::new(None, "path", problem)] }))
+    Err(Invalid::of("path", problem).into())
 }
 
 impl Inner {

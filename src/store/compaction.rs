@@ -243,6 +243,9 @@ mod tests {
     use crate::storage::{Access, Call, Disk, Fault, FaultyDisk, MemoryDisk};
     use crate::types::Position;
 
+    /// Of each key the length and the beginning of its value.
+    type Values = BTreeMap<String, (usize, Vec<u8>)>;
+
     fn options() -> Options {
         Options {
             durability: Durability::Os,
@@ -264,7 +267,7 @@ mod tests {
     }
 
     /// What every key is worth, its length and how it begins, by asking for each of those that are listed.
-    fn values(store: &Store) -> BTreeMap<String, (usize, Vec<u8>)> {
+    fn values(store: &Store) -> Values {
         let state = &store.handle.inner;
         let short = |event: &Event<'_>| (event.payload.len(), event.payload[..event.payload.len().min(5)].to_vec());
         let keys = state.keys("").unwrap().into_iter();
@@ -362,18 +365,24 @@ mod tests {
         assert_eq!(compaction.step(&store.handle.inner).unwrap(), Step::Idle);
     }
 
+    /// A filled store on a disk that can fail, and its values.
+    fn filled() -> (MemoryDisk, FaultyDisk, Store, Values) {
+        let memory = MemoryDisk::new();
+        let disk = FaultyDisk::new(memory.clone());
+        let store = open(disk.clone());
+        fill(&store);
+        // A reader sees no more than it knows to be synced: a mark says it.
+        store.maintain().unwrap();
+        let expected = values(&store);
+        (memory, disk, store, expected)
+    }
+
     /// At every call that changes something on the disk, the process is killed or the power fails: the values are those
     /// from before.
     #[test]
     fn a_crash_at_any_step_loses_nothing() {
         let run = |after: Option<u64>| {
-            let memory = MemoryDisk::new();
-            let disk = FaultyDisk::new(memory.clone());
-            let store = open(disk.clone());
-            fill(&store);
-            // A reader sees no more than it knows to be synced: a mark says it.
-            store.maintain().unwrap();
-            let expected = values(&store);
+            let (memory, disk, store, expected) = filled();
             let begun = disk.mutations();
             if let Some(after) = after {
                 disk.inject(Fault::all_after(after));
@@ -403,12 +412,7 @@ mod tests {
     fn a_call_that_fails_at_any_step_loses_nothing() {
         for (forever, kind) in [(false, ErrorKind::Other), (true, ErrorKind::Other), (false, ErrorKind::StorageFull)] {
             for after in 0.. {
-                let memory = MemoryDisk::new();
-                let disk = FaultyDisk::new(memory.clone());
-                let store = open(disk.clone());
-                fill(&store);
-                store.maintain().unwrap();
-                let expected = values(&store);
+                let (memory, disk, store, expected) = filled();
                 disk.inject(Fault { forever, ..Fault::all_after(after) }.kind(kind));
                 let mut compaction = Compaction::default();
                 let what = format!("{kind:?} behind {after} calls, for ever: {forever}");
@@ -431,7 +435,7 @@ mod tests {
         }
     }
 
-    fn check_after_crash(disk: MemoryDisk, expected: &BTreeMap<String, (usize, Vec<u8>)>, what: &str) {
+    fn check_after_crash(disk: MemoryDisk, expected: &Values, what: &str) {
         let reader = Store::open_read_only_on(Arc::new(disk.clone()), options()).unwrap();
         assert_eq!(&values(&reader), expected, "{what}, read only");
         let store = open(disk.clone());

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use super::open::{LOCK_PATH, is_store};
-use crate::error::{Error, Invalid, Result, Violation};
+use crate::error::{Error, Invalid, Result};
 use crate::limits::STORE_NAME_BYTES_MAX;
 use crate::randomness::{Randomness, SystemRandomness};
 use crate::storage::{Disk, RealDisk};
@@ -69,7 +69,7 @@ impl StoreDirectory {
     /// [`Error::Invalid`] if the name is not allowed.
     pub fn path_of(&self, name: &str) -> Result<PathBuf> {
         match name_problem(name) {
-            Some(problem) => Err(Invalid { violations: vec![Violation::new(None, "name", problem)] }.into()),
+            Some(problem) => Err(Invalid::of("name", problem).into()),
             None => Ok(self.disk.locate(name)),
         }
     }

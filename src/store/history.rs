@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Inner, Store};
-use crate::error::{Error, Invalid, Result, Violation};
+use crate::error::{Error, Invalid, Result};
 use crate::types::{Position, StoreId};
 
 /// A position together with what tells its history from every other: what a checkpoint consists of.
@@ -52,7 +52,7 @@ impl Store {
         let (first, head) = (inner.first_kept_position(), inner.log.visible());
         if !(first..=head).contains(&position.number()) {
             let problem = format!("{position} is not in the log, which has the positions {first} to {head}");
-            return Err(Invalid { violations: vec![Violation::new(None, "position", problem)] }.into());
+            return Err(Invalid::of("position", problem).into());
         }
         Ok(HistoryPoint { position, store: self.id(), checksum: inner.checksum_at(position.number())? })
     }

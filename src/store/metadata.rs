@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::Store;
 use super::event::{Event, RecordedEvent};
-use crate::error::{Error, Invalid, Result, Violation};
+use crate::error::{Error, Invalid, Result};
 use crate::limits::METADATA_BYTES_MAX;
 
 /// The metadata of an event.
@@ -111,7 +111,7 @@ impl Metadata {
             .map_err(|error| Error::Codec { what: "cannot encode metadata".into(), reason: error.to_string() })?;
         if json.len() > METADATA_BYTES_MAX {
             let problem = format!("has {} bytes, at most {METADATA_BYTES_MAX} are allowed", json.len());
-            return Err(Invalid { violations: vec![Violation::new(None, "metadata", problem)] }.into());
+            return Err(Invalid::of("metadata", problem).into());
         }
         Ok(json)
     }

@@ -394,7 +394,7 @@ impl Inner {
         let position = self.position_of_version(&self.seed.key(KeyKind::Stream, stream), version.number())?;
         let position = position.ok_or_else(|| {
             let problem = format!("stream {stream:?} has no version {version}");
-            Invalid { violations: vec![Violation::new(None, "version", problem)] }
+            Invalid::of("version", problem)
         })?;
         let (packing, packed) = pack(&snapshot.state);
         let header = SnapshotHeader {

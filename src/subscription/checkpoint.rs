@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Invalid, Result, Violation};
+use crate::error::{Error, Invalid, Result};
 use crate::limits::SUBSCRIPTION_NAME_BYTES_MAX;
 use crate::types::{Durability, Position};
 use crate::{HistoryPoint, State, StateBatch, Store};
@@ -75,5 +75,5 @@ fn check_name(name: &str) -> Result<()> {
         }
         _ => return Ok(()),
     };
-    Err(Invalid { violations: vec![Violation::new(None, "name", problem)] }.into())
+    Err(Invalid::of("name", problem).into())
 }

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::replay::{Direction, Replay, ReplayError, ReplayOutcome, Replayed, Run};
-use crate::error::{Error, Invalid, Result, Violation};
+use crate::error::{Error, Invalid, Result};
 use crate::limits::REPLAY_WORKERS_MAX;
 use crate::types::Position;
 use crate::{Event, Read, RecordedEvent};
@@ -47,9 +47,7 @@ impl ParallelReplay {
     pub fn run<O: ReplayOutcome>(mut self, handler: impl Fn(&Event<'_>) -> O + Sync) -> Result<Replayed, ReplayError> {
         if !(1..=REPLAY_WORKERS_MAX).contains(&self.workers) {
             let problem = format!("{} given, 1 to {REPLAY_WORKERS_MAX} are allowed", self.workers);
-            return Err(ReplayError::Store(
-                Invalid { violations: vec![Violation::new(None, "workers", problem)] }.into(),
-            ));
+            return Err(ReplayError::Store(Invalid::of("workers", problem).into()));
         }
         let mut read = self.replay.read()?;
         let mut run = Run::new(read.head());

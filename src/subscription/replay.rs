@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::consumer::Stopper;
 use super::parallel::ParallelReplay;
 use crate::clock::Signal;
-use crate::error::{Error, Invalid, Result, Violation};
+use crate::error::{Error, Invalid, Result};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::types::{Position, Timestamp};
 use crate::{Event, HistoryPoint, Query, Read, Store};
@@ -256,7 +256,7 @@ impl Replay {
     fn check(&self, token: ReplayToken) -> Result<Position> {
         if token.direction != self.direction {
             let problem = "it is of a replay of the other direction";
-            return Err(Invalid { violations: vec![Violation::new(None, "token", problem)] }.into());
+            return Err(Invalid::of("token", problem).into());
         }
         self.store.check_history(&token.point)?;
         Ok(token.point.position)

@@ -182,7 +182,7 @@ impl Subscribe {
             Some(group) if group.is_alike(&self.query, self.horizon, self.lease) => group,
             Some(_) => {
                 let problem = format!("others share {:?} with another query, horizon or lease", self.name);
-                return Err(Invalid { violations: vec![Violation::new(None, "shared", problem)] }.into());
+                return Err(Invalid::of("shared", problem).into());
             }
             None => {
                 let group = self.open_group()?;

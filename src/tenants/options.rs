@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Tenants;
 use super::quotas::Quotas;
 use crate::clock::{Clock, Signal, SystemClock};
-use crate::error::{Error, Invalid, Result, Violation};
+use crate::error::{Error, Invalid, Result};
 use crate::{Options, Timestamp};
 
 /// So many stores are open at once if nothing else is said.
@@ -82,8 +82,7 @@ impl TenantsOptions {
         if self.open_stores_max > 0 {
             return Ok(());
         }
-        let violation = Violation::new(None, "open_stores_max", "is 0, at least 1 is needed");
-        Err(Error::Invalid(Invalid { violations: vec![violation] }))
+        Err(Error::Invalid(Invalid::of("open_stores_max", "is 0, at least 1 is needed")))
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use rustix::process::Resource;
 
 use super::alone::{Held, alone, limited};
-use super::support::{Story, copy, directory, options, os_error};
+use super::support::{Story, directory, files, options, os_error, put_files};
 
 /// "Too many open files".
 const EMFILE: i32 = 24;
@@ -24,12 +24,13 @@ fn too_few_files_are_an_error_at_each_of_their_places() {
         let mut begun = Story::default();
         begun.tell(&whole, options());
         assert!(begun.failures.is_empty(), "{:?}", begun.failures);
+        let begun_files = files(&whole);
         let held = Held::now(directory.path());
         let mut too_few = 0;
         for room in 0.. {
             // The same store each time: one that grows has more files to open.
             let path = directory.path().join(format!("room-{room}"));
-            copy(&whole, &path);
+            put_files(&path, &begun_files);
             let mut story = begun.clone();
             limited(Resource::Nofile, next_file() + room, || story.tell(&path, options()));
             for failure in &story.failures {

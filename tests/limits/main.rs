@@ -20,3 +20,5 @@ mod memory;
 mod sizes;
 mod support;
 mod threads;
+#[path = "../torture/mod.rs"]
+mod torture;

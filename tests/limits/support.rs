@@ -3,40 +3,12 @@
 use std::path::Path;
 
 use annals::{
-    Durability, Error, ExpectedVersion, ManualClock, NewEvent, NewSnapshot, Options, Query, RecordedEvent, Result,
-    SeededRandomness, SnapshotQuery, Store, Timestamp,
+    Durability, Error, ExpectedVersion, NewEvent, NewSnapshot, Options, Query, RecordedEvent, Result, SnapshotQuery,
+    Store,
 };
 
-/// A directory for stores: in memory where the system offers that, since what is tested is not the disk.
-pub(crate) fn directory() -> tempfile::TempDir {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
-}
-
-/// Copies the files below a directory to another one.
-pub(crate) fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
-/// Segments as small as they can be, and an index that goes to disk early.
-pub(crate) fn options() -> Options {
-    Options::new()
-        .segment_bytes_first(4096)
-        .segment_bytes_max(4096)
-        .index_tail_bytes_max(1500)
-        .clock(ManualClock::new(Timestamp::from_millis(1_000_000)))
-        .randomness(SeededRandomness::new(3))
-        .without_background_work()
-}
+pub(crate) use super::torture::bench::options;
+pub(crate) use super::torture::{directory, files, put_files};
 
 pub(crate) fn event(number: u64) -> NewEvent {
     NewEvent::raw("Counted", format!("{number:0300}")).tag(format!("number:{number}"))

@@ -11,6 +11,7 @@ mod attempts;
 mod batch;
 mod orders;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -161,15 +162,7 @@ impl Driver {
 
     /// Runs until it is told to end, or something is wrong. Returns the state that it leaves.
     pub(super) fn run(&mut self, follow: &mut Follow) -> HandlerState {
-        follow.seek(self.looked);
-        let end = self.narrow_care(follow.query()).err().map(End::from);
-        let end = end.unwrap_or_else(|| {
-            loop {
-                if let Err(end) = self.round(follow) {
-                    break end;
-                }
-            }
-        });
+        let Err(end) = self.rounds(follow);
         let state = match end {
             End::Told => self.part(),
             // A store that was closed takes no checkpoint either: it is not the handler that has failed.
@@ -182,6 +175,15 @@ impl Driver {
         };
         self.observe_lag();
         state
+    }
+
+    /// Handles round after round, until one says that it was the last.
+    fn rounds(&mut self, follow: &mut Follow) -> Result<Infallible, End> {
+        follow.seek(self.looked);
+        self.narrow_care(follow.query())?;
+        loop {
+            self.round(follow)?;
+        }
     }
 
     /// What an earlier run was at when its process ended is one of the first batch behind its checkpoint, however far its

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::HandlerError;
-use crate::error::{Error, Invalid, Result, Violation};
+use crate::error::{Error, Invalid, Result};
 
 /// How long a statement waits for another writer of the same database.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -174,7 +174,7 @@ impl Database {
                 let (path, projection) = (self.path.display(), &self.name);
                 let problem =
                     format!("the {kind} {name:?} is in {path} already, and {projection:?} has not created it");
-                Err(Invalid { violations: vec![Violation::new(None, "schema", problem)] }.into())
+                Err(Invalid::of("schema", problem).into())
             }
         }
     }
@@ -225,7 +225,7 @@ fn objects_of(schema: &str) -> Result<Vec<Object>> {
         let objects = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
         objects.collect()
     };
-    let invalid = |problem: String| Invalid { violations: vec![Violation::new(None, "schema", problem)] };
+    let invalid = |problem: String| Invalid::of("schema", problem);
     let objects = created().map_err(|error| invalid(error.to_string()))?;
     match objects.iter().find(|(_, name)| name.eq_ignore_ascii_case("annals_projections")) {
         Some((_, name)) => Err(invalid(format!("{name:?} is the table of the checkpoints")).into()),
