@@ -22,6 +22,16 @@ const STREAMS: usize = 1_000;
 /// Size of the files of the bare loops: that of a large segment.
 const FILE_BYTES: u64 = 256 * 1024 * 1024;
 
+/// Stores of some seconds: what background work costs does not show in the first of them.
+fn lasting(c: &mut Criterion) {
+    let directory = common::directory();
+    let store = Options::new().durability(Durability::Os).open(directory.path().join("store")).unwrap();
+    let mut group = c.benchmark_group("append/os");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("lasting", |b| b.iter_custom(|commits| append_alone(&store, commits, 1)));
+    group.finish();
+}
+
 fn append(c: &mut Criterion) {
     for durability in [Durability::Os, Durability::Synced] {
         for events in COMMIT_EVENTS {
@@ -160,5 +170,5 @@ fn write_at(file: &File, bytes: &[u8], offset: u64) {
     assert_eq!(std::os::windows::fs::FileExt::seek_write(file, bytes, offset).unwrap(), bytes.len());
 }
 
-criterion_group! { name = benches; config = common::criterion(); targets = append }
+criterion_group! { name = benches; config = common::criterion(); targets = append, lasting }
 criterion_main!(benches);
