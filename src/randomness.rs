@@ -6,10 +6,13 @@ use std::cell::RefCell;
 use std::fmt::{self, Debug};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use chacha20::ChaCha20Rng;
+use chacha20::rand_core::{Rng, SeedableRng};
+
 use crate::types::{EventId, Timestamp};
 
-/// So many bytes are drawn from the operating system at once.
-const BLOCK_BYTES: usize = 4096;
+/// So many bytes are made at once.
+const BLOCK_BYTES: usize = 1024;
 
 /// A source of random bytes.
 pub trait Randomness: Debug + Send + Sync + 'static {
@@ -17,11 +20,11 @@ pub trait Randomness: Debug + Send + Sync + 'static {
     fn fill(&self, buffer: &mut [u8]);
 }
 
-/// The randomness of the operating system, drawn in blocks of 4 KiB so that an event id does not cost a system call.
-/// Each thread has a block of its own, so that none waits for another.
+/// The randomness of the operating system: each thread draws a seed of 256 bits from it once, and expands that with
+/// ChaCha20, the cipher that the system itself uses. An event id costs no system call, and no thread waits for another.
 ///
-/// A process that forks must not go on with the same value in both halves: each would hand out the rest of the same
-/// block. A store cannot be used by both halves either, because they share its lock.
+/// A process that forks must not go on with the same value in both halves: each would hand out the same bytes. A store
+/// cannot be used by both halves either, because they share its lock.
 ///
 /// # Panics
 ///
@@ -32,18 +35,19 @@ pub trait Randomness: Debug + Send + Sync + 'static {
 pub struct SystemRandomness;
 
 thread_local! {
-    static BLOCK: RefCell<Block> = const { RefCell::new(Block { bytes: Vec::new(), used: 0 }) };
+    /// Made when the thread first asks for bytes.
+    static BLOCK: RefCell<Option<Block>> = const { RefCell::new(None) };
 }
 
-/// Random bytes that were drawn; those from `used` on were not handed out.
+/// Random bytes that were made; those from `used` on were not handed out.
 struct Block {
-    /// Empty before the first draw.
-    bytes: Vec<u8>,
+    generator: ChaCha20Rng,
+    bytes: [u8; BLOCK_BYTES],
     used: usize,
 }
 
 impl SystemRandomness {
-    /// A source that draws its first block when it is first asked.
+    /// A source that draws its seed when it is first asked.
     pub fn new() -> Self {
         Self::default()
     }
@@ -58,35 +62,34 @@ impl Debug for SystemRandomness {
 
 impl Randomness for SystemRandomness {
     fn fill(&self, buffer: &mut [u8]) {
-        let mut is_filled = false;
-        if buffer.len() <= BLOCK_BYTES {
-            // A thread that is ending may have no block any more.
-            is_filled = BLOCK.try_with(|block| block.borrow_mut().take(buffer)).is_ok();
-        }
-        if !is_filled {
-            draw(buffer);
+        let take = |block: &RefCell<Option<Block>>| block.borrow_mut().get_or_insert_with(Block::seeded).take(buffer);
+        // A thread that is ending may have no block any more.
+        if BLOCK.try_with(take).is_err() {
+            Block::seeded().take(buffer);
         }
     }
 }
 
 impl Block {
+    fn seeded() -> Self {
+        let mut seed = [0; 32];
+        if let Err(error) = getrandom::fill(&mut seed) {
+            panic!("the operating system gives no random bytes: {error}");
+        }
+        Self { generator: ChaCha20Rng::from_seed(seed), bytes: [0; BLOCK_BYTES], used: BLOCK_BYTES }
+    }
+
     fn take(&mut self, buffer: &mut [u8]) {
-        if self.bytes.len() - self.used < buffer.len() {
-            self.bytes.resize(BLOCK_BYTES, 0);
-            // Nothing of a block that could not be drawn is handed out.
-            self.used = BLOCK_BYTES;
-            draw(&mut self.bytes);
+        if buffer.len() > BLOCK_BYTES {
+            return self.generator.fill_bytes(buffer);
+        }
+        if BLOCK_BYTES - self.used < buffer.len() {
+            self.generator.fill_bytes(&mut self.bytes);
             self.used = 0;
         }
         let end = self.used + buffer.len();
         buffer.copy_from_slice(&self.bytes[self.used..end]);
         self.used = end;
-    }
-}
-
-fn draw(buffer: &mut [u8]) {
-    if let Err(error) = getrandom::fill(buffer) {
-        panic!("the operating system gives no random bytes: {error}");
     }
 }
 
