@@ -1,10 +1,9 @@
 //! What ties the index to the log: the log as a source of frames, and what recovery learns from positions files.
 
-use std::borrow::Borrow;
 use std::sync::Arc;
 
 use super::fault::{DIRECTORY, IndexFile};
-use super::{EventKeys, FrameAt as IndexedFrame, FrameSource, Index, IndexView, Source};
+use super::{FrameSource, Index, IndexView, Source};
 use crate::error::{Error, Result};
 use crate::format::frame::{Frame, FrameHeader};
 use crate::format::page::{CONTENT_BYTES, PAGE_BYTES, is_whole};
@@ -41,17 +40,6 @@ impl Index {
 }
 
 impl IndexView {
-    /// The segment that the active window is part of.
-    pub(crate) fn active_segment(&self) -> u64 {
-        self.active().segment.number
-    }
-
-    /// Adds a commit to the active window, as [`Index::insert`] does.
-    #[inline]
-    pub(crate) fn insert<'e>(&self, frame: IndexedFrame, events: impl IntoIterator<Item = impl Borrow<EventKeys<'e>>>) {
-        self.active().insert(frame, events);
-    }
-
     /// How many windows are full, and only in memory.
     pub(crate) fn frozen_windows(&self) -> usize {
         self.sources.iter().filter(|source| source.as_window().is_some()).count() - 1

@@ -50,7 +50,7 @@ use paged::Files;
 use positions::Positions;
 use rebuild::{FIRST_FRAME, Progress, Rebuilder};
 use view::{SegmentIndex, Source};
-use window::{SegmentId, Spare, Window};
+use window::{SegmentId, Spare};
 
 pub(crate) use attach::checkpoints;
 pub(crate) use fault::{DIRECTORY, IndexError, IndexFault, IndexFile};
@@ -60,7 +60,7 @@ pub(crate) use plan::{AnyOf, Plan, PlanItem};
 pub(crate) use postings::Direction;
 pub(crate) use verify::{IndexAudit, IndexProblem};
 pub(crate) use view::{Candidate, Candidates, EventPlace, IndexView, Located, StreamCandidates, TimeRange};
-pub(crate) use window::FrameAt;
+pub(crate) use window::{FrameAt, Window};
 
 /// A segment of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -227,16 +227,21 @@ impl Index {
         self.view.load()
     }
 
-    /// Whether the active window of a view is full.
+    /// The active window.
+    pub(crate) fn active(&self) -> Arc<Window> {
+        Arc::clone(self.view.load().active())
+    }
+
+    /// Whether a window is full.
     #[inline]
-    pub(crate) fn is_full(&self, view: &IndexView) -> bool {
-        self.options.limits.is_reached_by(view.active())
+    pub(crate) fn is_full(&self, window: &Window) -> bool {
+        self.options.limits.is_reached_by(window)
     }
 
     /// Adds a commit, which need not be visible yet. Callers of this, `roll` and `freeze` take turns.
     #[inline]
     pub(crate) fn insert<'e>(&self, frame: FrameAt, events: impl IntoIterator<Item = impl Borrow<EventKeys<'e>>>) {
-        self.view.load().insert(frame, events);
+        self.view.load().active().insert(frame, events);
     }
 
     /// Goes on in a new segment.
@@ -252,7 +257,7 @@ impl Index {
 
     /// Whether the active window is full.
     pub(crate) fn is_over_budget(&self) -> bool {
-        self.is_full(&self.view.load())
+        self.is_full(self.view.load().active())
     }
 
     /// Freezes the active window, so that it can be spilled, and goes on in a new one.

@@ -149,11 +149,14 @@ impl IndexView {
     /// The version and the position of the last event of a stream up to `upto`, if a window has it. If none has, the
     /// last candidate of `stream_candidates` tells, and its record decides.
     pub(crate) fn window_head(&self, stream: &Key<'_>, upto: u64) -> Option<(u64, u64)> {
-        let (active, before) = self.sources.split_last()?;
-        let head_in = |source: &Source| source.as_window().and_then(|window| window.stream_head(stream, upto));
         // Nearly always it is the active one that knows, or none.
-        head_in(active)
-            .or_else(|| before.iter().rev().take_while(|source| source.as_window().is_some()).find_map(head_in))
+        self.active().stream_head(stream, upto).or_else(|| self.frozen_head(stream, upto))
+    }
+
+    /// The same, of the windows before the active one.
+    pub(crate) fn frozen_head(&self, stream: &Key<'_>, upto: u64) -> Option<(u64, u64)> {
+        let (_, before) = self.sources.split_last()?;
+        before.iter().rev().map_while(Source::as_window).find_map(|window| window.stream_head(stream, upto))
     }
 
     /// The positions from `from` to `to`, both included, of the events that may match a plan.
@@ -231,6 +234,7 @@ impl IndexView {
     /// Begins a new active window behind the last position. One that is empty is replaced.
     pub(super) fn begin_window(&mut self, segment: SegmentId, spare: Spare) {
         let next = self.last() + 1;
+        self.active().freeze();
         if self.active().is_empty() {
             self.sources.pop();
         }

@@ -22,7 +22,7 @@ use super::view::StreamChunk;
 #[cfg(test)]
 use crate::format::positions::Checkpoint;
 use crate::format::positions::Zone;
-use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{RwLock, RwLockReadGuard};
 
 /// Most matches that are copied under one hold of the lock.
@@ -65,6 +65,8 @@ pub(crate) struct Window {
     next: AtomicU64,
     bytes: AtomicUsize,
     log_bytes: AtomicU64,
+    /// Another window is the active one by now.
+    frozen: AtomicBool,
 }
 
 /// The memory of a window that is no longer needed.
@@ -113,7 +115,24 @@ impl Window {
             next: AtomicU64::new(first),
             bytes: AtomicUsize::new(0),
             log_bytes: AtomicU64::new(0),
+            frozen: AtomicBool::new(false),
         }
+    }
+
+    /// Whether another window is the active one by now: nothing is added to this one any more.
+    #[inline]
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::Acquire)
+    }
+
+    pub(super) fn freeze(&self) {
+        self.frozen.store(true, Ordering::Release);
+    }
+
+    /// The number of the segment that it is part of.
+    #[inline]
+    pub(crate) fn segment(&self) -> u64 {
+        self.segment.number
     }
 
     /// Empties the window and keeps its memory: one that need not grow takes insertions in half the time.
@@ -163,14 +182,15 @@ impl Window {
         let mut content = self.content.write();
         let begin = *content.begin.get_or_insert(frame.offset);
         let mut posting = u32::try_from(frame.first_position - self.first).expect("a segment has fewer positions");
-        for event in events {
+        // Inside the iterator, where an event's keys are made: they are large, and would be copied on their way out.
+        events.into_iter().for_each(|event| {
             let event = event.borrow();
             for key in event.keys() {
                 content.add(key, posting, event.version);
             }
             content.positions.push(frame.offset, event.time);
             posting += 1;
-        }
+        });
         content.positions.end_commit(frame);
         self.bytes.store(content.bytes(), Ordering::Relaxed);
         self.log_bytes.store(frame.end - begin, Ordering::Relaxed);

@@ -327,10 +327,15 @@ impl SegmentWriter {
     fn write_and_blank(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let end = offset + bytes.len() as u64;
         let blank_end = end.next_multiple_of(BLANK_BYTES).min(self.file.capacity()).max(end);
-        self.blanked.clear();
-        self.blanked.extend_from_slice(bytes);
-        self.blanked.resize((blank_end - offset) as usize, 0);
-        self.file.write(&self.blanked, offset)?;
+        let len = (blank_end - offset) as usize;
+        if self.blanked.len() < len {
+            self.blanked.resize(len, 0);
+        }
+        self.blanked[..bytes.len()].copy_from_slice(bytes);
+        let written = self.file.write(&self.blanked[..len], offset);
+        // Zeros again, all of it.
+        self.blanked[..bytes.len()].fill(0);
+        written?;
         self.blank_end = blank_end;
         Ok(())
     }

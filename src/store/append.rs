@@ -7,6 +7,7 @@
 //! A failure that rests on a commit in flight is not told before that commit is decided: the append waits and begins
 //! again. So every failure that is told rests on what everybody can see.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -16,9 +17,10 @@ use super::Inner;
 use super::commit::{Appended, Commit, Exactly};
 use super::event::{Event, NewEvent};
 use crate::error::{Conflict, Error, ExpectationFailure, ExpectedVersion, Result};
-use crate::index::{IndexView, Key, KeyKind, StreamHead};
+use crate::index::{Index, IndexView, Key, KeyKind, StreamHead, Window};
 use crate::log::{Appender, Ticket, Turn};
 use crate::sabotage::{Sabotage, sabotaged};
+use crate::sync::SwapGuard;
 use crate::types::{Durability, EventId, Position, StreamVersion};
 
 /// So many streams of a commit are found by looking at each; behind them by name.
@@ -124,6 +126,22 @@ struct Prepared {
     pinned: u64,
 }
 
+/// The view of the index of an attempt, which takes it under its turn, and only if the active window does not tell all.
+struct BriefView<'a> {
+    index: &'a Index,
+    view: OnceCell<SwapGuard<Arc<IndexView>>>,
+}
+
+impl<'a> BriefView<'a> {
+    fn new(index: &'a Index) -> Self {
+        Self { index, view: OnceCell::new() }
+    }
+
+    fn get(&self) -> &Arc<IndexView> {
+        self.view.get_or_init(|| self.index.view_briefly())
+    }
+}
+
 /// A part of the commit.
 struct PartState {
     /// The index of its stream.
@@ -141,7 +159,8 @@ struct Sending<'a> {
     /// The indices of the streams behind the first few.
     by_name: Option<HashMap<&'a str, usize>>,
     parts: SmallVec<[PartState; 1]>,
-    prepared: Option<Prepared>,
+    /// Boxed, as few commits need it.
+    prepared: Option<Box<Prepared>>,
     ending: Ending,
 }
 
@@ -191,17 +210,19 @@ impl<'a> Sending<'a> {
         if self.prepared.is_none() && !self.commit.conditions.is_empty() {
             self.prepare()?;
         }
-        let is_early = sabotaged(Sabotage::CheckBeforeTurn) && self.find_heads(&self.inner.index.view());
-        let turn = appender.turn()?;
-        let view = self.inner.index.view_briefly();
+        let view = BriefView::new(&self.inner.index);
+        let is_early = sabotaged(Sabotage::CheckBeforeTurn) && self.find_heads(&self.inner.index.active(), &view);
+        let mut turn = appender.turn()?;
+        let kept = turn.take_kept().filter(|window: &Arc<Window>| !window.is_frozen());
+        let window = kept.unwrap_or_else(|| self.inner.index.active());
         // Runs that were written since may hold what was not looked up in them.
-        let is_stale = self.prepared.as_ref().is_some_and(|prepared| prepared.run_end != view.run_end());
-        if is_stale || !(is_early || self.find_heads(&view)) {
+        let is_stale = self.prepared.as_ref().is_some_and(|prepared| prepared.run_end != view.get().run_end());
+        if is_stale || !(is_early || self.find_heads(&window, &view)) {
             drop(turn);
             self.prepare()?;
             return Ok(Attempt::Again);
         }
-        self.decide(turn, &view, durability, now)
+        self.decide(turn, window, &view, durability, now)
     }
 
     /// Looks up in the runs what the windows may not know, without a turn.
@@ -220,25 +241,36 @@ impl<'a> Sending<'a> {
             let after = condition.after.map_or(0, Position::number);
             matches.push(self.inner.first_match(&condition.query, after, pinned)?);
         }
-        self.prepared = Some(Prepared { run_end: view.run_end(), heads, matches, pinned });
+        self.prepared = Some(Box::new(Prepared { run_end: view.run_end(), heads, matches, pinned }));
         Ok(())
     }
 
     /// Finds the head of each stream; `false` if the runs have to be asked first.
-    fn find_heads(&mut self, view: &Arc<IndexView>) -> bool {
+    fn find_heads(&mut self, window: &Window, view: &BriefView<'_>) -> bool {
         for (index, state) in self.streams.iter_mut().enumerate() {
-            let in_windows = view.window_head(&state.key, u64::MAX);
+            if let Some((version, position)) = window.stream_head(&state.key, u64::MAX) {
+                state.head = StreamHead { version, position };
+                continue;
+            }
+            let in_windows = view.get().frozen_head(&state.key, u64::MAX);
             let prepared = || self.prepared.as_ref().and_then(|prepared| prepared.heads[index]);
             match in_windows.map(|(version, position)| StreamHead { version, position }).or_else(prepared) {
                 Some(head) => state.head = head,
-                None if view.run_end() > 0 => return false,
+                None if view.get().run_end() > 0 => return false,
                 None => state.head = StreamHead::default(),
             }
         }
         true
     }
 
-    fn decide(&mut self, turn: Turn<'_>, view: &Arc<IndexView>, durability: Durability, now: i64) -> Result<Attempt> {
+    fn decide(
+        &mut self,
+        turn: Turn<'_>,
+        window: Arc<Window>,
+        view: &BriefView<'_>,
+        durability: Durability,
+        now: i64,
+    ) -> Result<Attempt> {
         let mut failures = Failures::default();
         let visible = self.inner.log.visible();
         for (index, state) in self.streams.iter().enumerate() {
@@ -256,7 +288,7 @@ impl<'a> Sending<'a> {
                 continue;
             }
             let after = condition.after.map_or(0, Position::number).max(prepared.pinned);
-            if let Some(position) = self.inner.first_match_in_windows(view, &condition.query, after)? {
+            if let Some(position) = self.inner.first_match_in_windows(view.get(), &condition.query, after)? {
                 if position > visible && sabotaged(Sabotage::ConditionsMissInFlight) {
                     continue;
                 }
@@ -266,10 +298,16 @@ impl<'a> Sending<'a> {
                 failures.conditions.push((index, position));
             }
         }
-        if failures.is_empty() { self.stage(turn, view, durability, now) } else { Ok(Attempt::Failed(failures)) }
+        if failures.is_empty() { self.stage(turn, window, durability, now) } else { Ok(Attempt::Failed(failures)) }
     }
 
-    fn stage(&mut self, mut turn: Turn<'_>, view: &IndexView, durability: Durability, now: i64) -> Result<Attempt> {
+    fn stage(
+        &mut self,
+        mut turn: Turn<'_>,
+        mut window: Arc<Window>,
+        durability: Durability,
+        now: i64,
+    ) -> Result<Attempt> {
         turn.reserve(self.frame_len)?;
         if let Some(rule) = &self.inner.admission {
             rule.admit(self.commit, self.frame_len, turn.log_bytes())?;
@@ -283,7 +321,8 @@ impl<'a> Sending<'a> {
             let time = event.time.unwrap_or_default().nanos();
             self.inner.seed.event_of(stream, &event.event_type, tags, time, version)
         });
-        self.inner.index_commit(view, &staged, keys);
+        self.inner.index_commit(&mut window, &staged, keys);
+        turn.keep(window);
         let ticket = match self.ending {
             Ending::Decided => turn.see_through().map(|()| None)?,
             Ending::Staged => Some(turn.leave()),

@@ -52,7 +52,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::error::{Error, ExpectedVersion, Result};
-use crate::index::{EventKeys, FrameAt as IndexedFrame, Index, IndexView, KeyKind, KeySeed};
+use crate::index::{EventKeys, FrameAt as IndexedFrame, Index, KeyKind, KeySeed, Window};
 use crate::log::{Appender, Follower, Log, Staged};
 use crate::observe::{self, AppendOutcome};
 use crate::randomness::Randomness;
@@ -241,11 +241,14 @@ impl Store {
         if let Some(metadata) = &self.metadata {
             commit.give_metadata(metadata);
         }
-        // By reference: a commit is a few hundred bytes, which would be copied with each call.
+        // By reference, and with a `match`: a commit is a few hundred bytes, which each call or closure would copy.
         let (events, send) = (commit.len(), || inner.send(&mut commit));
         let outcome = |sent: &Result<Appended>| outcome_of(sent.as_ref());
         let sent = observe::append(&*inner.clock, inner.label.as_ref(), events, send, outcome);
-        sent.map_err(|error| AppendError::new(error, commit))
+        match sent {
+            Ok(appended) => Ok(appended),
+            Err(error) => Err(AppendError::new(error, commit)),
+        }
     }
 
     /// Reads the events that match a query, as of now.
@@ -392,21 +395,16 @@ impl Inner {
     }
 
     /// Adds a commit that was just staged to the index. The turn of the append is still held.
-    fn index_commit<'e>(&self, view: &IndexView, staged: &Staged, events: impl Iterator<Item = EventKeys<'e>>) {
-        if view.active_segment() == staged.at.segment {
-            return self.index_in(view, staged, events);
+    fn index_commit<'e>(&self, window: &mut Arc<Window>, staged: &Staged, events: impl Iterator<Item = EventKeys<'e>>) {
+        if window.segment() != staged.at.segment {
+            let segments = self.log.segments();
+            let segment = segments.numbered(staged.at.segment).expect("a staged commit is in a segment of the log");
+            self.index.roll(segment.number, segment.salt, staged.first_position);
+            self.wake_worker();
+            *window = self.index.active();
         }
-        let segments = self.log.segments();
-        let segment = segments.numbered(staged.at.segment).expect("a staged commit is in a segment of the log");
-        self.index.roll(segment.number, segment.salt, staged.first_position);
-        self.wake_worker();
-        self.index_in(&self.index.view_briefly(), staged, events);
-    }
-
-    #[inline]
-    fn index_in<'e>(&self, view: &IndexView, staged: &Staged, events: impl Iterator<Item = EventKeys<'e>>) {
-        view.insert(frame_of(staged), events);
-        if self.index.is_full(view) {
+        window.insert(frame_of(staged), events);
+        if self.index.is_full(window) {
             self.index.freeze();
             self.wake_worker();
         }

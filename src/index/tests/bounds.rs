@@ -45,7 +45,7 @@ fn a_window_is_full_when_either_of_its_bounds_is_reached() {
     ] {
         let index = open_on(&MemoryDisk::new(), limits, true);
         fill(&index, 10, 3);
-        assert_eq!((index.is_over_budget(), index.is_full(&index.view())), (expected, expected), "{limits:?}");
+        assert_eq!((index.is_over_budget(), index.is_full(&index.active())), (expected, expected), "{limits:?}");
     }
 }
 

@@ -15,7 +15,7 @@ const UNSYNCED_BYTES_SOFT: u64 = UNSYNCED_BYTES_MAX / 8;
 /// The same near the end of a segment: rolling has to sync what is left, while others wait.
 const UNSYNCED_BYTES_BEFORE_ROLL: u64 = 256 * 1024;
 /// So many bytes are near the end, or an eighth of the segment if that is less.
-const BEFORE_ROLL_BYTES_MAX: u64 = 8 * 1024 * 1024;
+const BEFORE_ROLL_BYTES_MAX: u64 = 3 * 1024 * 1024;
 
 /// What the appender asks of background work.
 #[derive(Debug)]

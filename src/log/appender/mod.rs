@@ -20,6 +20,7 @@ mod background;
 mod leading;
 mod turn;
 
+use std::any::Any;
 use std::sync::Arc;
 
 use super::Log;
@@ -71,6 +72,8 @@ struct Sequencer {
     staged: Box<Batch>,
     /// The first position that is not in a batch that was led.
     staged_from: u64,
+    /// What whoever takes turns keeps from one to the next.
+    kept: Option<Box<dyn Any + Send>>,
     /// The batch before, emptied, for its memory.
     emptied: Option<Box<Batch>>,
     /// A thread is writing a batch.
@@ -145,6 +148,7 @@ impl Appender {
             marked: end.marked,
             staged: Box::new(Batch { number: 1, ..Batch::default() }),
             staged_from: end.tip.next_position,
+            kept: None,
             emptied: None,
             leading: false,
             failure: None,

@@ -43,6 +43,22 @@ impl Turn<'_> {
         self.sequencer.tip.address()
     }
 
+    /// Takes out what was kept with an earlier turn, if it is of this type.
+    #[inline]
+    pub(crate) fn take_kept<T: Send + 'static>(&mut self) -> Option<T> {
+        self.sequencer.kept.as_mut()?.downcast_mut::<Option<T>>()?.take()
+    }
+
+    /// Keeps a value for later turns, under the same lock.
+    #[inline]
+    pub(crate) fn keep<T: Send + 'static>(&mut self, value: T) {
+        let kept = &mut self.sequencer.kept;
+        match kept.as_mut().and_then(|kept| kept.downcast_mut::<Option<T>>()) {
+            Some(place) => *place = Some(value),
+            None => *kept = Some(Box::new(Some(value))),
+        }
+    }
+
     /// Reserves allocated space for a frame, in a new segment if this one has not enough left. On an error nothing was
     /// given and nothing changed.
     pub(crate) fn reserve(&mut self, frame_len: usize) -> Result<()> {
