@@ -106,10 +106,10 @@ impl Inner {
         if appender.failure().is_some() {
             return None;
         }
-        if appender.is_marked() {
+        if appender.is_settled() {
             // The next append raises the signal; one that came in between is seen here.
             appender.rest();
-            return (!appender.is_marked()).then(|| self.clock.monotonic());
+            return (!appender.is_settled()).then(|| self.clock.monotonic());
         }
         let sync_due = round.unsynced_since.map(|since| since + self.sync_delay);
         sync_due.into_iter().chain([round.since + self.mark_delay]).min()
@@ -130,7 +130,7 @@ impl Inner {
 mod tests {
     use std::thread;
 
-    use super::super::{NewEvent, Options, Store};
+    use super::super::{Commit, NewEvent, Options, Store};
     use super::*;
     use crate::clock::{Clock, ManualClock};
     use crate::error::ExpectedVersion;
@@ -168,5 +168,29 @@ mod tests {
         clock.advance(DELAY);
         inner.background_round(&mut round, &stop);
         assert_eq!(inner.log.synced(), 3);
+    }
+
+    /// A store whose active segment had no room for a mark kept a processor busy for as long as it was idle.
+    #[test]
+    fn background_work_rests_where_a_mark_does_not_fit() {
+        const SEGMENT_BYTES: u64 = 64 * 1024;
+        let clock = ManualClock::new(Timestamp::from_millis(1_000));
+        let options = Options::new().durability(Durability::Os).segment_bytes_first(SEGMENT_BYTES).clock(clock.clone());
+        let disk = Arc::new(MemoryDisk::new());
+        let store = Store::open_on(disk, options.without_background_work(), true).unwrap();
+        let inner = &store.handle.inner;
+        let commit =
+            |payload: Vec<u8>| Commit::new().append("s", ExpectedVersion::Any, [NewEvent::raw("Made", payload)]);
+        let left = SEGMENT_BYTES - inner.appender().unwrap().turn().unwrap().log_bytes();
+        let around = commit(Vec::new()).frame_len();
+        store.send(commit(vec![7; left as usize - around])).unwrap();
+        assert_eq!(inner.appender().unwrap().turn().unwrap().log_bytes(), SEGMENT_BYTES);
+        let (mut round, stop) = (Round::default(), AtomicBool::new(false));
+        for _ in 0..3 {
+            inner.background_round(&mut round, &stop);
+            clock.advance(Duration::from_secs(10));
+        }
+        assert_eq!(inner.background_round(&mut round, &stop), None);
+        assert_eq!(inner.log.synced(), 1);
     }
 }

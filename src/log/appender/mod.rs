@@ -211,9 +211,11 @@ impl Appender {
         !self.syncer.is_clean(&self.sequencer.lock().written)
     }
 
-    /// Whether the log says of itself that all of it is synced.
-    pub(crate) fn is_marked(&self) -> bool {
-        self.sequencer.lock().marked
+    /// Whether the log says of itself that all of it is synced, or is synced and has no room to say so.
+    pub(crate) fn is_settled(&self) -> bool {
+        let sequencer = self.sequencer.lock();
+        let is_synced = || self.syncer.synced_address() == sequencer.tip.address();
+        sequencer.marked || (!sequencer.has_room_for_mark() && is_synced())
     }
 
     /// Writes and syncs a mark that says that everything is synced, unless the last frame says so already.
@@ -228,8 +230,7 @@ impl Appender {
         // That nothing is left to sync is not enough: another thread's sync may still be under way, or fail. A mark that
         // reaches the disk before what it vouches for would get the whole store refused.
         let is_synced = !sequencer.leading && self.syncer.synced_address() == sequencer.tip.address();
-        let fits = sequencer.tip.offset + HEADER_BYTES as u64 <= sequencer.capacity;
-        if !is_synced || !fits || sequencer.marked {
+        if !is_synced || sequencer.marked || !sequencer.has_room_for_mark() {
             return Ok(());
         }
         turn.stage_mark();
@@ -334,6 +335,10 @@ impl Sequencer {
         let first = &mut batch.pieces[0].writer;
         *first = first.take().or(self.writer.take());
         batch
+    }
+
+    fn has_room_for_mark(&self) -> bool {
+        self.tip.offset + HEADER_BYTES as u64 <= self.capacity
     }
 
     fn link(&self, durable: u64, commit_time: i64) -> Link {

@@ -79,13 +79,13 @@ fn only_background_work_that_rests_is_woken_by_an_append_and_only_once() {
 }
 
 #[test]
-fn a_log_is_marked_until_something_is_appended_and_again_behind_a_mark() {
+fn a_log_is_settled_behind_a_mark_until_something_is_appended() {
     let (opened, _) = open_signalled(64 * 1024);
-    assert!(opened.appender.is_marked());
+    assert!(opened.appender.is_settled());
     push(&opened, OS, 200);
-    assert!(!opened.appender.is_marked());
+    assert!(!opened.appender.is_settled());
     opened.appender.sync().unwrap();
-    assert!(!opened.appender.is_marked());
+    assert!(!opened.appender.is_settled());
     opened.appender.mark().unwrap();
-    assert!(opened.appender.is_marked());
+    assert!(opened.appender.is_settled());
 }

@@ -203,9 +203,9 @@ fn background_work_that_rests_is_stirred_by_the_next_append() {
         let working = Arc::clone(&opened);
         let worker = spawn(move || {
             // What a round of background work does at its end: it rests, looks once more, and sleeps.
-            while working.appender.is_marked() {
+            while working.appender.is_settled() {
                 working.appender.rest();
-                if working.appender.is_marked() {
+                if working.appender.is_settled() {
                     crate::clock::Clock::wait(&crate::clock::SystemClock, &signal, None);
                 }
             }
