@@ -27,19 +27,6 @@ impl Piece {
     pub(super) fn end(&self) -> u64 {
         self.offset + self.bytes.len() as u64
     }
-
-    /// What writes it, while its batch is led.
-    pub(super) fn writer(&mut self) -> &mut SegmentWriter {
-        self.writer.as_mut().expect("a batch that is led has what writes it")
-    }
-}
-
-/// How far the beginning of a batch reaches that asks for no sync: it is visible as soon as it is written.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Unsynced {
-    pub(super) piece: usize,
-    pub(super) end: u64,
-    pub(super) position: u64,
 }
 
 /// Frames of one group commit.
@@ -51,8 +38,8 @@ pub(super) struct Batch {
     pub(super) pieces: Vec<Piece>,
     /// Somebody waits for the sync.
     pub(super) wants_sync: bool,
-    /// The part before the first commit that asks for a sync.
-    pub(super) unsynced: Option<Unsynced>,
+    /// The last position before the first commit that asks for a sync: up to there all is visible as soon as it is written.
+    pub(super) unsynced: Option<u64>,
     /// Pieces of which the syncer knows that they were written.
     pub(super) noted: usize,
     /// The segment of the last piece before the batch was emptied: nearly always that of the next one, too.
@@ -91,7 +78,7 @@ impl Batch {
             }),
         }
         if !self.wants_sync {
-            self.unsynced = Some(Unsynced { piece: self.pieces.len() - 1, end: offset + frame_len as u64, position });
+            self.unsynced = Some(position);
         }
     }
 
@@ -105,24 +92,14 @@ impl Batch {
         self.pieces.last().map_or(0, |piece| piece.last_position)
     }
 
-    /// Writes a piece.
+    /// Writes a piece, and lends its bytes to readers from then on. They look for them when the head is shown.
     pub(super) fn write(&mut self, index: usize) -> Result<()> {
         let piece = &mut self.pieces[index];
+        let end = piece.end();
         let writer = piece.writer.as_mut().expect("a batch that is led has what writes it");
-        piece.segment.write(writer, &self.bytes[piece.bytes.clone()], piece.offset)
-    }
-
-    /// Lets readers see the bytes of the batch up to `end` in piece number `last`.
-    pub(super) fn publish(&mut self, last: usize, end: u64) {
-        for (index, piece) in self.pieces.iter_mut().enumerate().take(last + 1) {
-            let end = if index == last { end } else { piece.end() };
-            piece.writer().publish(end);
-        }
-    }
-
-    /// Lets readers see all of the batch.
-    pub(super) fn publish_all(&mut self) {
-        self.publish(self.pieces.len() - 1, self.pieces.last().map_or(0, Piece::end));
+        piece.segment.write(writer, &self.bytes[piece.bytes.clone()], piece.offset)?;
+        writer.publish(end);
+        Ok(())
     }
 
     /// The written pieces that were not noted yet, which are now.

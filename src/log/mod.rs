@@ -199,7 +199,7 @@ impl Log {
         })
     }
 
-    /// Bytes of the segments that are kept, up to the end of what is visible.
+    /// Bytes of the segments that are kept, up to the end of what is written.
     pub(crate) fn kept_bytes(&self) -> u64 {
         let segments = self.segments();
         let first = segments.iter().next().expect("an open log has a segment");

@@ -78,17 +78,13 @@ impl Appender {
             batch.write(index)?;
         }
         if !batch.wants_sync || sabotaged(Sabotage::AcknowledgeBeforeSync) {
-            batch.publish_all();
             return Ok(());
         }
         self.note_written(batch, batch.pieces.len());
-        if let Some(unsynced) = batch.unsynced {
-            batch.publish(unsynced.piece, unsynced.end);
-            self.show_early(batch.number, unsynced.position);
+        if let Some(position) = batch.unsynced {
+            self.show_early(batch.number, position);
         }
-        self.sync_written()?;
-        batch.publish_all();
-        Ok(())
+        self.sync_written()
     }
 
     /// Shows the beginning of a batch that nobody wanted to be synced before what follows it is.
