@@ -3,6 +3,7 @@
 //! Everything is read by `pread` and verified before it is published to this process's readers, so that a map is only
 //! ever read where the bytes are final.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::open::sealed_segments;
@@ -83,11 +84,11 @@ impl Follower {
     /// The log address up to which the writer says that it is synced; `None` if it says nothing of this segment.
     fn synced_address(&self, place: &Place) -> Result<Option<u64>> {
         let head = read_synced_head(&**self.log.disk())?.filter(|head| head.store == self.log.store());
-        Ok(match head {
-            Some(head) if head.segment == place.segment.number => Some(place.segment.base.saturating_add(head.end)),
-            Some(head) if head.segment > place.segment.number => Some(u64::MAX),
-            _ => None,
-        })
+        Ok(head.and_then(|head| match head.segment.cmp(&place.segment.number) {
+            Ordering::Less => None,
+            Ordering::Equal => Some(place.segment.base.saturating_add(head.end)),
+            Ordering::Greater => Some(u64::MAX),
+        }))
     }
 
     /// Publishes the commits of this segment that are known to be synced. Returns the next segment if this one has ended.
@@ -106,10 +107,8 @@ impl Follower {
         let next = self.next_segment(&walk.end, segment.number)?;
         // A segment is synced to its end before the next one begins.
         let served = if next.is_some() { walk.end } else { walk.confirmed };
-        if served.offset > place.served.offset {
-            place.writer.publish(served.offset);
-            place.served = served;
-        }
+        place.writer.publish(served.offset);
+        place.served = served;
         if let Some(next) = &next {
             segment.seal(served.offset);
             self.log.add(Arc::clone(&next.segment), 0);

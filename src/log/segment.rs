@@ -328,9 +328,7 @@ impl SegmentWriter {
         let end = offset + bytes.len() as u64;
         let blank_end = end.next_multiple_of(BLANK_BYTES).min(self.file.capacity()).max(end);
         let len = (blank_end - offset) as usize;
-        if self.blanked.len() < len {
-            self.blanked.resize(len, 0);
-        }
+        self.blanked.resize(self.blanked.len().max(len), 0);
         self.blanked[..bytes.len()].copy_from_slice(bytes);
         let written = self.file.write(&self.blanked[..len], offset);
         // Zeros again, all of it.

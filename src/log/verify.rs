@@ -199,7 +199,8 @@ struct SegmentWalk<'a> {
 
 impl LogWalk<'_> {
     fn segments(&mut self, segments: &[Found], tail: Option<&Tail>) -> Result<()> {
-        let mut before: Option<Joint> = None;
+        // The number of the segment before, and where it ended.
+        let mut before: Option<(u64, Joint)> = None;
         for (index, found) in segments.iter().enumerate() {
             let number = found.header.number;
             let Some(file) = self.open_segment(number)? else {
@@ -219,7 +220,7 @@ impl LogWalk<'_> {
                 Some(next) => Some(next.start.predecessor_length),
                 None => tail.filter(|_| is_last).map(|tail| tail.end.offset),
             };
-            let joint = before.filter(|_| index > 0 && segments[index - 1].header.number + 1 == number);
+            let joint = before.filter(|(before, _)| before + 1 == number).map(|(_, joint)| joint);
             if index > 0 && joint.is_none() {
                 self.auditor.lose();
             }
@@ -230,7 +231,7 @@ impl LogWalk<'_> {
                 Some(next) => self.behind_sealed(&walk, next.start.cut_bytes)?,
                 None => self.behind_last(&walk, is_whole)?,
             }
-            before = is_whole.then_some(walk.joint);
+            before = is_whole.then_some((number, walk.joint));
             if is_whole {
                 self.clean.push(number);
             }

@@ -237,6 +237,18 @@ mod tests {
     }
 
     #[test]
+    fn a_reader_that_is_closed_is_told() {
+        let disk: Arc<MemoryDisk> = Arc::new(MemoryDisk::new());
+        let writer = Store::open_on(disk.clone(), Options::new().without_background_work(), true).unwrap();
+        let reader = Store::open_read_only_on(disk, Options::new()).unwrap();
+        let watch = reader.watch();
+        reader.close().unwrap();
+        assert!(watch.signal().take());
+        assert!(matches!(watch.end(), Some(Error::Closed)));
+        writer.close().unwrap();
+    }
+
+    #[test]
     fn a_failed_append_and_a_failed_sync_are_told() {
         for durability in [Durability::Synced, Durability::Os] {
             let disk = FaultyDisk::new(MemoryDisk::new());

@@ -1,6 +1,10 @@
 //! Read-only opens, alone and beside a writer.
 
+use std::cell::Cell;
+
+use super::recovery::{four_segments, frame_offsets};
 use super::*;
+use crate::log::follower::look_until_steady;
 
 #[test]
 fn there_is_nothing_to_follow_where_there_is_no_log() {
@@ -156,4 +160,65 @@ fn a_follower_that_comes_to_damage_or_to_a_newer_writer_says_so() {
     overwrite(&disk, &path_of(1), staged.at.offset, &bytes[staged.at.offset as usize..]);
     assert!(matches!(follower.refresh(), Err(Error::Incompatible { .. })));
     assert_eq!(texts(follower.log()), ["a"]);
+}
+
+/// The next segment begins where the writer ended this one, not where the follower could not read on.
+#[test]
+fn a_follower_does_not_pass_over_the_damaged_end_of_a_segment_into_the_next() {
+    let disk = MemoryDisk::new();
+    let opened = open(&disk, small());
+    let (follower, _) = follow(&disk, small()).unwrap().unwrap();
+    for index in 0..5 {
+        append(&opened.appender, SYNCED, &[filled(&format!("{index}"), 1000)]).unwrap();
+    }
+    drop(opened);
+    let last = frame_offsets(&disk, 1)[3];
+    flip(&disk, &path_of(1), last + 50);
+    for _ in 0..2 {
+        let refreshed = follower.refresh();
+        assert!(
+            matches!(&refreshed, Err(Error::Corrupt { file, offset, .. })
+                if *file == disk.locate(&path_of(1)) && *offset == last),
+            "{refreshed:?}"
+        );
+        assert_eq!(texts(follower.log()), ["0", "1"]);
+    }
+    flip(&disk, &path_of(1), last + 50);
+    assert_eq!(follower.refresh().unwrap(), 5);
+    assert_eq!(texts(follower.log()), ["0", "1", "2", "3", "4"]);
+}
+
+/// Beside a writer, what is read may be half of the old and half of the new.
+#[test]
+fn what_looks_damaged_is_looked_at_again_until_it_stays_the_same() {
+    let look_while = |change: &dyn Fn(&MemoryDisk, u32)| {
+        let (disk, looks) = (four_segments(), Cell::new(0));
+        let looked = look_until_steady(&disk, &|| {
+            change(&disk, looks.get());
+            looks.set(looks.get() + 1);
+            Ok(Vec::new())
+        });
+        (looked.map(|inspection| inspection.is_some()), looks.get())
+    };
+    let damage = |disk: &MemoryDisk, segment| flip(disk, &path_of(segment), FIRST_FRAME + 8);
+    assert!(matches!(look_while(&|_, _| {}), (Ok(true), 1)));
+    let passing = |disk: &MemoryDisk, look| {
+        if look < 2 {
+            damage(disk, 2)
+        }
+    };
+    assert!(matches!(look_while(&passing), (Ok(true), 2)));
+    let lasting = |disk: &MemoryDisk, look| {
+        if look == 0 {
+            damage(disk, 2)
+        }
+    };
+    assert!(matches!(look_while(&lasting), (Err(Error::Corrupt { .. }), 2)));
+    let changing = |disk: &MemoryDisk, look: u32| {
+        damage(disk, 2 + u64::from(look % 2));
+        if look > 0 {
+            damage(disk, 2 + u64::from((look - 1) % 2));
+        }
+    };
+    assert!(matches!(look_while(&changing), (Err(Error::Corrupt { .. }), 5)));
 }

@@ -50,6 +50,34 @@ fn segments_that_are_filled_before_they_are_synced_grow_faster() {
 }
 
 #[test]
+fn segments_of_a_log_that_is_compacted_are_a_sixteenth_of_what_is_kept() {
+    let growth = Growth::Sixteenths;
+    let options =
+        LogOptions { segment_bytes_first: 4096, segment_bytes_max: 64 * 1024, growth, read_mode: ReadMode::Map };
+    for (kept, expected) in
+        [(0, 4096), (16 * 4096, 4096), (16 * 4097, 4097), (16 * 64 * 1024, 65_536), (1 << 30, 65_536)]
+    {
+        assert_eq!(options.segment_bytes(9, kept), expected, "{kept} bytes are kept");
+    }
+}
+
+#[test]
+fn the_bytes_that_are_kept_are_those_of_the_segments_that_are() {
+    let disk = MemoryDisk::new();
+    let opened = open(&disk, small());
+    for _ in 0..10 {
+        append(&opened.appender, SYNCED, &[filled("x", 1000)]).unwrap();
+    }
+    let kept = || opened.log.segments().iter().map(|segment| segment.used_bytes().unwrap()).sum::<u64>();
+    assert_eq!(opened.log.kept_bytes(), kept());
+    let before = kept();
+    let removed = opened.log.trim_before(&opened.appender, 3, |_| {}).unwrap();
+    assert_eq!(removed.iter().map(|segment| segment.number).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(opened.log.kept_bytes(), kept());
+    assert!(kept() < before);
+}
+
+#[test]
 fn a_commit_larger_than_a_segment_gets_one_that_holds_it() {
     let disk = MemoryDisk::new();
     let opened = open(&disk, small());

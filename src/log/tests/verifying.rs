@@ -2,6 +2,7 @@
 
 use super::recovery::{four_segments, frame_offsets, killed};
 use super::*;
+use crate::format::segment::{START_BODY_BYTES, SegmentHeader};
 use crate::format::synced_head::SyncedHead;
 use crate::log::recovery::read_synced_head;
 use crate::log::verify::{Auditor, LogAudit, SegmentStart, audit, store_of};
@@ -279,6 +280,64 @@ fn a_damaged_start_is_named_where_the_log_is_refused() {
     let (audit, seen) = verify(&header);
     assert_faults(&audit, &[(SEGMENT_2, 0, "")]);
     assert_eq!(seen.segments, [1, 3, 4]);
+}
+
+/// Where recovery has refused the log for another reason, what lies behind the last frame that can be read is judged by
+/// itself: the frames behind it say up to where the log was synced when they were written.
+#[test]
+fn the_end_of_a_log_that_is_refused_is_torn_or_damaged_by_what_its_frames_say() {
+    for (durability, reason) in [(SYNCED, Some("known to have been synced")), (OS, None)] {
+        let disk = MemoryDisk::new();
+        let opened = open(&disk, small());
+        for _ in 0..4 {
+            append(&opened.appender, SYNCED, &[filled("x", 1000)]).unwrap();
+        }
+        let damaged = append(&opened.appender, durability, &[b"damaged".to_vec()]).unwrap();
+        append(&opened.appender, OS, &[b"behind".to_vec()]).unwrap();
+        drop(opened);
+        assert_eq!(damaged.at.segment, 2);
+        flip(&disk, &path_of(1), 9);
+        flip(&disk, &path_of(2), damaged.at.offset + 50);
+        let (audit, _) = verify(&disk);
+        assert!(!audit.is_decided);
+        let told: Vec<_> = audit.faults.iter().filter(|fault| fault.file.ends_with(SEGMENT_2)).collect();
+        match reason {
+            Some(reason) => {
+                assert!(told.len() == 1 && told[0].offset == damaged.at.offset && told[0].reason.contains(reason));
+                assert_eq!(audit.torn_bytes, 0);
+            }
+            None => assert!(told.is_empty() && audit.torn_bytes > 0, "{audit:?}"),
+        }
+    }
+}
+
+/// The start frame of the next segment says where the one before it ends, and when its last commit was.
+#[test]
+fn a_start_frame_that_contradicts_the_segment_before_it_is_a_fault() {
+    let edited = |offset: u64, edit: &dyn Fn(u64) -> u64| {
+        let disk = threes();
+        let mut bytes = bytes_of(&disk, &path_of(2));
+        let at = (FIRST_FRAME + offset) as usize;
+        let value = edit(u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()));
+        bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        let header = SegmentHeader::decode(bytes[..64].try_into().unwrap()).unwrap();
+        let body = FIRST_FRAME as usize + HEADER_BYTES;
+        let place = Place::of_frame(header.salt, header.number, FIRST_FRAME);
+        let checksum = place.of_body().checksum(&bytes[body..body + START_BODY_BYTES]);
+        bytes[FIRST_FRAME as usize + 8..][..4].copy_from_slice(&checksum.to_le_bytes());
+        repair_frame(&mut bytes, FIRST_FRAME as usize);
+        put_file(&disk, &path_of(2), &bytes);
+        verify(&disk).0.faults
+    };
+    let has =
+        |faults: &[crate::log::verify::Fault], reason: &str| faults.iter().any(|fault| fault.reason.contains(reason));
+    let sooner = "begins before the last commit";
+    let faults = edited(24, &|time| time.wrapping_sub(1));
+    assert!(has(&faults, sooner), "{faults:?}");
+    let faults = edited(24, &|time| time + 1);
+    assert!(!has(&faults, sooner), "{faults:?}");
+    let faults = edited(HEADER_BYTES as u64 + 8, &|length| length - 8);
+    assert!(has(&faults, "a frame reaches beyond the end of its segment"), "{faults:?}");
 }
 
 #[test]
