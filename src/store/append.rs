@@ -289,10 +289,10 @@ impl<'a> Sending<'a> {
             }
             let after = condition.after.map_or(0, Position::number).max(prepared.pinned);
             if let Some(position) = self.inner.first_match_in_windows(view.get(), &condition.query, after)? {
-                if position > visible && sabotaged(Sabotage::ConditionsMissInFlight) {
-                    continue;
-                }
                 if position > visible {
+                    if sabotaged(Sabotage::ConditionsMissInFlight) {
+                        continue;
+                    }
                     return Ok(Attempt::Undecided(position));
                 }
                 failures.conditions.push((index, position));

@@ -290,7 +290,8 @@ fn check_event(index: usize, event: &NewEvent, violations: &mut Vec<Violation>) 
             add(format!("tags[{number}]"), problem);
         }
     }
-    if event.tags.len() > TAGS_PER_EVENT_MAX {
+    // Sorted only if there are so many.
+    if event.tags.get(TAGS_PER_EVENT_MAX).is_some() {
         let mut distinct: Vec<&String> = event.tags.iter().collect();
         distinct.sort_unstable();
         distinct.dedup();
@@ -472,3 +473,137 @@ impl<I: Iterator> Iterator for Exactly<I> {
 }
 
 impl<I: Iterator> ExactSizeIterator for Exactly<I> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::limits::COMMIT_BYTES_MAX;
+    use crate::randomness::SeededRandomness;
+    use crate::types::EventId;
+
+    const ANY: ExpectedVersion = ExpectedVersion::Any;
+
+    fn event() -> NewEvent {
+        NewEvent::raw("Made", "{}")
+    }
+
+    fn events(count: usize) -> Vec<NewEvent> {
+        vec![event(); count]
+    }
+
+    fn one() -> Commit {
+        Commit::new().append("s", ANY, [event()])
+    }
+
+    /// The fields that are wrong, with the index of the event if it is one's.
+    #[track_caller]
+    fn assert_wrong(commit: &Commit, expected: &[(Option<usize>, &str)]) {
+        let violations = commit.check(COMMIT_BYTES_MAX).map_or_else(|invalid| invalid.violations, |_| Vec::new());
+        let found: Vec<_> = violations.iter().map(|violation| (violation.event, violation.field.as_str())).collect();
+        assert_eq!(found, expected, "{violations:#?}");
+    }
+
+    #[test]
+    fn counts_have_their_limits() {
+        let checks = |count: usize| (0..count).fold(one(), |commit, check| commit.expect(format!("c{check}"), ANY));
+        let conditions = |count: usize| (0..count).fold(one(), |commit, _| commit.unless(Query::stream("x")));
+        assert_wrong(&Commit::new().append("s", ANY, events(EVENTS_PER_COMMIT_MAX)), &[]);
+        assert_wrong(&Commit::new().append("s", ANY, events(EVENTS_PER_COMMIT_MAX + 1)), &[(None, "events")]);
+        assert_wrong(&Commit::new().append("s", ANY, events(EVENTS_PER_COMMIT_MAX + 2)), &[(None, "events")]);
+        assert_wrong(&checks(CHECKS_PER_COMMIT_MAX), &[]);
+        assert_wrong(&checks(CHECKS_PER_COMMIT_MAX + 2), &[(None, "expectations")]);
+        assert_wrong(&conditions(CONDITIONS_PER_COMMIT_MAX), &[]);
+        assert_wrong(&conditions(CONDITIONS_PER_COMMIT_MAX + 2), &[(None, "conditions")]);
+    }
+
+    #[test]
+    fn the_bytes_of_a_commit_have_a_limit_whatever_it_is_made_of() {
+        for commit in [one(), one().append("t", ANY, events(3)), Commit::new().append("s", ANY, [event().tag("t")])] {
+            let bytes = commit.frame_len();
+            assert_eq!(commit.check(bytes).unwrap(), bytes);
+            for max in [bytes - 1, bytes - 8] {
+                let invalid = commit.check(max).unwrap_err();
+                assert_eq!((invalid.violations.len(), invalid.violations[0].field.as_str()), (1, "events"));
+            }
+        }
+    }
+
+    /// Nearly every commit is one event with names and a payload alone, and takes a shorter way.
+    #[test]
+    fn everything_that_a_commit_of_one_event_may_have_is_checked() {
+        let of = |stream: &str, event: NewEvent| Commit::new().append(stream, ANY, [event]);
+        let long = |bytes: usize| "x".repeat(bytes + 1);
+        assert_wrong(&of("", NewEvent::raw("", "")), &[(Some(0), "stream"), (Some(0), "type")]);
+        let (stream, event_type) = (long(STREAM_NAME_BYTES_MAX), long(TYPE_NAME_BYTES_MAX));
+        assert_wrong(&of(&stream, NewEvent::raw(event_type, "")), &[(Some(0), "stream"), (Some(0), "type")]);
+        assert_wrong(&of("s", event().tag("")), &[(Some(0), "tags[0]")]);
+        assert_wrong(&of("s", event().metadata_json("no object")), &[(Some(0), "metadata")]);
+        assert_wrong(&one().expect("", ANY), &[(None, "expectations[0].stream")]);
+        let query = Query::tag("");
+        let found = one().unless(query).check(COMMIT_BYTES_MAX).unwrap_err().violations;
+        assert!(found.len() == 1 && found[0].field.starts_with("conditions[0]"), "{found:?}");
+        assert_wrong(&Commit::new(), &[(None, "events")]);
+        assert_wrong(&Commit::new().append("s", ANY, []), &[(None, "events")]);
+    }
+
+    #[test]
+    fn a_stream_is_named_by_the_first_event_on_it() {
+        let commit = Commit::new().append("s", ANY, events(2)).append("t", ANY, events(3)).append("", ANY, events(1));
+        assert_wrong(&commit, &[(Some(5), "stream")]);
+        assert_wrong(&one().append("t", ANY, []), &[(None, "events")]);
+    }
+
+    #[test]
+    fn a_stream_is_expected_to_be_one_thing() {
+        let none = ExpectedVersion::NoStream;
+        assert_wrong(&one().append("s", none, [event()]), &[(None, "expected")]);
+        assert_wrong(&one().expect("s", none), &[(None, "expected")]);
+        assert_wrong(&one().append("t", none, [event()]).expect("t", ANY), &[(None, "expected")]);
+        assert_wrong(&one().append("s", ANY, [event()]).expect("s", ANY).expect("t", none), &[]);
+    }
+
+    #[test]
+    fn an_id_stands_once_in_a_commit() {
+        let id = |number: u8| event().id(EventId::from_bytes([number; 16]));
+        assert_wrong(&Commit::new().append("s", ANY, [id(1), id(1)]), &[(Some(1), "id")]);
+        assert_wrong(&Commit::new().append("s", ANY, [id(1), id(2), id(1)]), &[(Some(2), "id")]);
+        assert_wrong(&Commit::new().append("s", ANY, [id(1), id(2)]).append("t", ANY, [id(2)]), &[(Some(2), "id")]);
+        assert_wrong(&Commit::new().append("s", ANY, [id(1), id(2), event(), event()]), &[]);
+    }
+
+    #[test]
+    fn tags_are_counted_once_each() {
+        let with = |tags: usize| {
+            let event = (0..tags).fold(event(), |event, tag| event.tag(format!("t{tag}")));
+            Commit::new().append("s", ANY, [event.tag("t0").tag("t0")])
+        };
+        assert_wrong(&with(TAGS_PER_EVENT_MAX), &[]);
+        assert_wrong(&with(TAGS_PER_EVENT_MAX + 1), &[(Some(0), "tags")]);
+        let exactly = (0..=TAGS_PER_EVENT_MAX).fold(event(), |event, tag| event.tag(format!("t{tag}")));
+        assert_wrong(&Commit::new().append("s", ANY, [exactly]), &[(Some(0), "tags")]);
+    }
+
+    #[test]
+    fn a_commit_is_completed_once() {
+        let (clock, randomness) = (ManualClock::new(Timestamp::from_millis(7)), SeededRandomness::new(1));
+        let mut commit = Commit::new().append("s", ANY, [event().tag("b").tag("a").tag("b"), event()]);
+        commit.complete(&clock, &randomness);
+        let complete = commit.clone();
+        let first = &complete.parts[0].events[0];
+        assert_eq!(first.tags, ["a", "b"]);
+        assert_eq!(first.time, Some(Timestamp::from_millis(7)));
+        assert_ne!(first.id, complete.parts[0].events[1].id);
+        clock.set(Timestamp::from_millis(9));
+        commit.complete(&clock, &randomness);
+        assert_eq!(commit, complete);
+    }
+
+    #[test]
+    fn a_failed_append_says_what_its_error_says() {
+        let error = AppendError::new(Error::Closed, one());
+        assert_eq!(error.to_string(), Error::Closed.to_string());
+        assert!(std::error::Error::source(&error).is_some_and(|source| source.to_string() == error.to_string()));
+        assert_eq!(error.into_commit(), one());
+    }
+}

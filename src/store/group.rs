@@ -131,6 +131,19 @@ mod tests {
         Commit::new().append(stream, expected, [NewEvent::raw("Counted", "1")])
     }
 
+    /// However many are sent together, only so much of them is in memory.
+    #[test]
+    fn what_is_staged_is_written_once_it_is_much() {
+        let store = open(&FaultyDisk::new(MemoryDisk::new()));
+        let inner = &store.handle.inner;
+        let mut group = Group { inner, results: Vec::new(), pending: Vec::new(), bytes: 0 };
+        let large = || Commit::new().append("a", Any, [NewEvent::raw("Counted", vec![1; STAGED_BYTES_MAX / 2])]);
+        for (pending, visible) in [(1, 0), (2, 0), (1, 2), (2, 2), (1, 4)] {
+            group.send(large());
+            assert_eq!((group.pending.len(), inner.log.visible()), (pending, visible));
+        }
+    }
+
     #[test]
     fn they_cost_one_sync_together() {
         let disk = FaultyDisk::new(MemoryDisk::new());

@@ -423,6 +423,14 @@ fn an_error_of_any_call_is_no_fault_of_the_log() {
 }
 
 #[test]
+fn a_synced_head_that_cannot_be_opened_is_not_taken_for_none() {
+    let disk = FaultyDisk::new(threes());
+    disk.inject(Fault::next(Call::Open).of(SYNCED_HEAD_PATH));
+    let verified = try_verify_while(&disk, &mut |_| {});
+    assert!(matches!(&verified, Err(Error::Io { path, .. }) if path.ends_with(SYNCED_HEAD_PATH)), "{verified:?}");
+}
+
+#[test]
 fn the_store_of_a_log_is_that_of_the_first_header_that_can_be_read() {
     let disk = four_segments();
     let store = looked_at(&disk).store();
