@@ -50,7 +50,7 @@ impl Shape {
 
 /// The newest group that is out of shape. Groups that end before the newest run arise where runs were rebuilt.
 fn choose_shapes(shapes: &[Shape]) -> Option<Range<usize>> {
-    (1..=shapes.len()).rev().map(|end| suffix_of(&shapes[..end])).find(|group| group.len() > 1)
+    (1..=shapes.len()).rev().map(|end| suffix_of(&shapes[..end])).find(|group| !group.is_empty())
 }
 
 /// From the oldest run that is less than twice as large as all behind it together, to the last; empty if there is none.

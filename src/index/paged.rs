@@ -568,9 +568,11 @@ pub(super) mod tests {
     #[test]
     fn a_full_disk_is_an_error_that_leaves_nothing() {
         let (disk, files) = files(ReadMode::Map);
-        disk.set_budget(100);
-        let error = files.draft(FILE, PAGES).unwrap_err();
-        assert!(matches!(error, IndexError::Failed(error) if matches!(*error, crate::Error::Full { .. })));
-        assert_eq!(disk.list(DIRECTORY).unwrap(), Vec::<String>::new());
+        for left in [100, PAGES * PAGE_BYTES as u64 - 1] {
+            disk.set_budget(left);
+            let error = files.draft(FILE, PAGES).unwrap_err();
+            assert!(matches!(error, IndexError::Failed(error) if matches!(*error, crate::Error::Full { .. })));
+            assert_eq!(disk.list(DIRECTORY).unwrap(), Vec::<String>::new());
+        }
     }
 }

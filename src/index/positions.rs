@@ -259,9 +259,7 @@ impl Positions {
         let mut zones = draft.section(layout.zones);
         for index in 0..layout.zones.count {
             let mut zone = table.zone(index).unwrap_or(Zone::EMPTY);
-            if index * ZONE_POSITIONS < kept {
-                zone.add(self.zone(index)?.unwrap_or(Zone::EMPTY));
-            }
+            zone.add(self.zone(index)?.unwrap_or(Zone::EMPTY));
             zones.push(&zone.encode())?;
         }
         zones.finish()?;

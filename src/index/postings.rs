@@ -270,6 +270,15 @@ mod tests {
     const ENDS: &[u32] = &[0, u32::MAX];
 
     #[test]
+    fn of_one_cursor_there_is_no_union_and_of_none_no_cursor() {
+        for join in [Cursor::union, Cursor::intersection] {
+            assert!(join(Vec::new()).is_none());
+            assert!(matches!(join(vec![Cursor::list(EVEN)]), Some(Cursor::List(_))));
+            assert!(!matches!(join(vec![Cursor::list(EVEN), Cursor::list(THREES)]), Some(Cursor::List(_))));
+        }
+    }
+
+    #[test]
     fn a_list_yields_itself() {
         check(|| Some(Cursor::list(EVEN)), EVEN);
         check(|| Some(Cursor::list(ENDS)), ENDS);
