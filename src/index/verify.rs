@@ -4,6 +4,7 @@
 //! only a digest of the postings of each key is kept, so that its file is read once, front to back, when the log has
 //! passed its last position. Memory grows with the number of keys in the largest run, by about 40 bytes each.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::PathBuf;
@@ -301,7 +302,7 @@ fn digest_of(run: &Run, start: u64, count: u32, kept_from: u64) -> Result<Option
 
 /// The runs in order, without those that are part of another one: a merge left them over.
 fn without_leftovers(mut runs: Vec<Arc<Run>>) -> Vec<Arc<Run>> {
-    runs.sort_by_key(|run| (run.first(), u64::MAX - run.last()));
+    runs.sort_by_key(|run| (run.first(), Reverse(run.last())));
     let mut next = 0;
     runs.retain(|run| {
         let is_needed = run.first() >= next;
@@ -393,12 +394,14 @@ mod tests {
 
     #[test]
     fn a_position_that_leads_elsewhere_is_noticed() {
-        let moved = |position| match position {
-            700 => FrameAt { offset: 64, ..frame(700) },
-            _ => frame(position),
-        };
-        let found = problems(|position| (position, moved(position)), |_| true);
-        assert_eq!(found, [format!("the index leads position 700 to another frame; {WRONG}")]);
+        for wrong in [1, 700, COUNT] {
+            let moved = |position| match position == wrong {
+                true => FrameAt { offset: 64, ..frame(position) },
+                false => frame(position),
+            };
+            let found = problems(|position| (position, moved(position)), |_| true);
+            assert_eq!(found, [format!("the index leads position {wrong} to another frame; {WRONG}")]);
+        }
     }
 
     #[test]
@@ -524,6 +527,8 @@ mod tests {
         let seed = KeySeed::of(files.store);
         let mut lie = Lie::none(seed);
         lie.entries[0].1 = vec![2, 3];
+        // A key that only they have.
+        lie.entries.insert(0, (1, vec![0, 1], 1));
         lie.write(&files);
         assert_eq!(audit_from(&files, seed, 3), [""; 0]);
         assert_eq!(audit_from(&files, seed, 4), [""; 0]);
@@ -608,13 +613,24 @@ mod tests {
         }
     }
 
+    #[test]
+    fn lists_of_postings_have_digests_of_their_own() {
+        let digest = |subset: u32| {
+            let mut digest = Digest::default();
+            (0..12).filter(|posting| subset & (1 << posting) != 0).for_each(|posting| digest.add(posting));
+            (digest.count, digest.last, digest.hash)
+        };
+        let digests: std::collections::HashSet<_> = (0..1 << 12).map(digest).collect();
+        assert_eq!(digests.len(), 1 << 12);
+    }
+
     /// A merge that was killed before it removed its inputs.
     #[test]
     fn runs_that_are_part_of_another_are_left_over() {
         let (_, files) = files(ReadMode::Pread);
         let seed = KeySeed::of(files.store);
         Lie::none(seed).write(&files);
-        for (first, last) in [(1, 2), (2, 3), (3, 4)] {
+        for (first, last) in [(1, 1), (1, 2), (2, 3), (3, 4), (4, 4)] {
             run::RunWriter::create(&files, first, last, 0, run::RunSize::default()).unwrap().finish(&files).unwrap();
         }
         assert_eq!(audit_from(&files, seed, 1), [""; 0]);
