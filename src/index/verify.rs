@@ -333,6 +333,7 @@ fn run_problem(disk: &dyn Disk, run: &Run, reason: &str) -> IndexProblem {
 mod tests {
     use super::*;
     use crate::format::page::seal;
+    use crate::index::DIRECTORY;
     use crate::index::key::KeySeed;
     use crate::index::paged::tests::{contents, files, replace};
     use crate::index::positions::PositionTable;
@@ -358,7 +359,7 @@ mod tests {
 
     /// Writes an index of events that are changed by `change`, and reads it beside those that are not.
     fn problems(change: impl Fn(u64) -> (u64, FrameAt), shown: impl Fn(u64) -> bool) -> Vec<String> {
-        let (_, files) = files(ReadMode::Pread);
+        let (disk, files) = files(ReadMode::Pread);
         let (seed, streams) = (KeySeed::of(files.store), streams(7));
         let window = Window::new(SEGMENT, 1);
         let mut table = PositionTable::new(1, 1);
@@ -372,7 +373,9 @@ mod tests {
         Positions::None.write(&files, SEGMENT, &table).unwrap();
         let mut bytes = 0;
         let mut audit = IndexAudit::open(Arc::clone(&files.disk), files.store, &mut |read| bytes += read).unwrap();
-        assert!(bytes > 0 && bytes % PAGE_BYTES as u64 == 0);
+        let names = files.list().unwrap();
+        let on_disk = names.iter().map(|name| contents(&disk, &format!("{DIRECTORY}/{name}")).len() as u64);
+        assert_eq!(bytes, on_disk.sum::<u64>());
         audit.begin_segment(3, 9, 1);
         for position in (1..=COUNT).filter(|position| shown(*position)) {
             audit.add(frame(position), &[event(seed, position, &streams)]);
@@ -634,6 +637,24 @@ mod tests {
             run::RunWriter::create(&files, first, last, 0, run::RunSize::default()).unwrap().finish(&files).unwrap();
         }
         assert_eq!(audit_from(&files, seed, 1), [""; 0]);
+    }
+
+    #[test]
+    fn a_run_that_begins_behind_what_the_log_lost_is_compared() {
+        let (_, files) = files(ReadMode::Pread);
+        let (seed, streams) = (KeySeed::of(files.store), streams(1));
+        for (first, last) in [(1, 2), (3, FEW)] {
+            run::RunWriter::create(&files, first, last, 0, run::RunSize::default()).unwrap().finish(&files).unwrap();
+        }
+        let told = |shown: &[u64]| {
+            let mut audit = IndexAudit::open(Arc::clone(&files.disk), files.store, &mut |_| {}).unwrap();
+            audit.begin_segment(3, 9, 1);
+            for position in shown {
+                audit.add(frame(*position), &[event(seed, *position, &streams)]);
+            }
+            audit.finish(true).len()
+        };
+        assert_eq!([told(&[1, 2, 3, FEW]), told(&[1, 3, FEW]), told(&[1, FEW])], [2, 1, 0]);
     }
 
     #[test]
