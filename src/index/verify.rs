@@ -640,6 +640,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_file_of_the_index_or_lies_before_the_log_is_passed_over() {
+        let (_, files) = files(ReadMode::Pread);
+        let seed = KeySeed::of(files.store);
+        files.disk.create(&format!("{DIRECTORY}/notes.txt")).unwrap();
+        run::RunWriter::create(&files, 1, 2, 0, run::RunSize::default()).unwrap().finish(&files).unwrap();
+        assert_eq!(audit_from(&files, seed, 3), [""; 0]);
+        assert_eq!(audit_from(&files, seed, 1).len(), 1);
+    }
+
+    #[test]
     fn a_run_that_begins_behind_what_the_log_lost_is_compared() {
         let (_, files) = files(ReadMode::Pread);
         let (seed, streams) = (KeySeed::of(files.store), streams(1));

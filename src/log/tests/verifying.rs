@@ -356,6 +356,32 @@ fn a_spare_is_read_and_is_torn_if_its_start_was_begun() {
     assert_eq!(audit.torn_bytes, 13);
 }
 
+#[test]
+fn what_was_made_in_advance_is_no_fault_of_a_log_that_is_refused() {
+    let disk = MemoryDisk::new();
+    let opened = open(&disk, small());
+    append(&opened.appender, SYNCED, &[filled("a", 3000)]).unwrap();
+    opened.appender.make_spare().unwrap();
+    drop(opened);
+    put_file(&disk, "log/0000000009.segment.tmp", b"begun");
+    assert_faults(&verify(&disk).0, &[]);
+    flip(&disk, &path_of(1), 9);
+    let (audit, _) = verify(&disk);
+    assert!(!audit.is_decided);
+    assert!(audit.faults.iter().all(|fault| fault.file.ends_with("0000000001.segment")), "{:?}", audit.faults);
+}
+
+#[test]
+fn a_segment_that_is_shorter_than_it_was_made_is_a_fault_where_it_ends() {
+    let disk = threes();
+    let end = frame_offsets(&disk, 2)[2] + 20;
+    let bytes = bytes_of(&disk, &path_of(2));
+    put_file(&disk, &path_of(2), &bytes[..end as usize]);
+    let (audit, seen) = verify(&disk);
+    assert_faults(&audit, &[(SEGMENT_2, end, "shorter")]);
+    assert_eq!((seen.segments, seen.lost, audit.is_decided), (vec![1, 3], 1, false));
+}
+
 /// What was verified up to here was right, and the next segment was taken for one that does not continue it.
 #[test]
 fn a_log_that_is_shortened_while_it_is_verified_has_no_fault() {
