@@ -437,9 +437,7 @@ impl Index {
             let mut place = 0..;
             view.sources.retain(|source| place.next() == Some(active) || source.last() >= first_position);
         });
-        if !self.options.writable {
-            return Ok(());
-        }
+        debug_assert!(self.options.writable, "only a writer removes segments");
         for known in before.segments.iter().filter(|known| known.id.number < segment) {
             self.files.discard_file(IndexFile::Positions { segment: known.id.number });
         }
