@@ -204,13 +204,13 @@ fn what_looks_damaged_is_looked_at_again_until_it_stays_the_same() {
     assert!(matches!(look_while(&|_, _| {}), (Ok(true), 1)));
     let passing = |disk: &MemoryDisk, look| {
         if look < 2 {
-            damage(disk, 2)
+            damage(disk, 2);
         }
     };
     assert!(matches!(look_while(&passing), (Ok(true), 2)));
     let lasting = |disk: &MemoryDisk, look| {
         if look == 0 {
-            damage(disk, 2)
+            damage(disk, 2);
         }
     };
     assert!(matches!(look_while(&lasting), (Err(Error::Corrupt { .. }), 2)));

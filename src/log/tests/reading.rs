@@ -34,6 +34,22 @@ fn a_frame_that_does_not_hold_a_position_is_no_place_of_it() {
     }
 }
 
+#[test]
+fn a_place_behind_the_end_of_the_log_is_no_frame() {
+    for options in [large(), by_pread()] {
+        let opened = open(&MemoryDisk::new(), options);
+        let staged = append(&opened.appender, SYNCED, &[b"a".to_vec()]).unwrap();
+        let segment = opened.log.segment(1).unwrap();
+        for offset in [staged.end, staged.end + 8] {
+            let found = segment.find_record(offset, 2, &mut Vec::new());
+            let Err(Error::Corrupt { reason, .. }) = found else { panic!("{found:?}") };
+            // A map lends what there is up to the end, and may say that this is too short for a frame.
+            let is_told = reason.contains("beyond the end") || options.read_mode == ReadMode::Map;
+            assert!(is_told, "{reason}");
+        }
+    }
+}
+
 /// One record is read without the checksum over the whole directory: its own decides, and lengths are used before.
 #[test]
 fn a_damaged_directory_leads_nowhere_beyond_its_frame() {
