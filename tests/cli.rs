@@ -814,11 +814,12 @@ fn tail_ends_when_nobody_reads_any_more() {
     store.close().unwrap();
 }
 
-/// What Ctrl-C does, where there are signals.
+/// What Ctrl-C does, where there are signals. Not by the same one: what a shell starts in the background ignores that, and
+/// so do its children.
 fn interrupt(child: &mut Child) {
     if cfg!(unix) {
         let id = child.id().to_string();
-        assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
     } else {
         child.kill().unwrap();
     }
