@@ -322,7 +322,10 @@ impl<'a> Sending<'a> {
             self.inner.seed.event_of(stream, &event.event_type, tags, time, version)
         });
         self.inner.index_commit(&mut window, &staged, keys);
-        turn.keep(window);
+        // One that was filled goes when it is on disk.
+        if !window.is_frozen() {
+            turn.keep(window);
+        }
         let ticket = match self.ending {
             Ending::Decided => turn.see_through().map(|()| None)?,
             Ending::Staged => Some(turn.leave()),

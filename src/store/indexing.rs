@@ -197,10 +197,12 @@ mod tests {
     }
 
     fn append(store: &Store) {
-        for _ in 0..20 {
-            let event = NewEvent::raw("Deposited", vec![b'1'; 500]);
-            store.append("account-alice", ExpectedVersion::Any, [event]).unwrap();
-        }
+        (0..20).for_each(|_| append_one(store));
+    }
+
+    fn append_one(store: &Store) {
+        let event = NewEvent::raw("Deposited", vec![b'1'; 500]);
+        store.append("account-alice", ExpectedVersion::Any, [event]).unwrap();
     }
 
     fn damage(disk: &MemoryDisk) {
@@ -223,6 +225,19 @@ mod tests {
         store.maintain().unwrap();
         assert_eq!(store.handle.inner.index.view().frozen_windows(), 0);
         assert_eq!(store.read(Query::stream("account-alice")).count().unwrap(), 40);
+    }
+
+    /// The append that had filled a window handed it to the next one: where none came, its memory stayed.
+    #[test]
+    fn a_window_that_is_on_disk_is_held_by_nobody() {
+        let store = open(MemoryDisk::new());
+        let window = Arc::downgrade(&store.handle.inner.index.active());
+        while window.upgrade().is_some_and(|window| !window.is_frozen()) {
+            append_one(&store);
+        }
+        assert!(window.upgrade().is_some());
+        store.maintain().unwrap();
+        assert!(window.upgrade().is_none());
     }
 
     /// The same kept a store from being opened that had not been closed.
