@@ -456,10 +456,15 @@ mod tests {
 
     /// Reads the files beside the first few events, from this position on.
     fn audit_from(files: &Files, seed: KeySeed, from: u64) -> Vec<String> {
+        audit_of(files, seed, from, from..=FEW)
+    }
+
+    /// Reads the files beside these events of a log that begins at `first`.
+    fn audit_of(files: &Files, seed: KeySeed, first: u64, shown: impl IntoIterator<Item = u64>) -> Vec<String> {
         let streams = streams(1);
         let mut audit = IndexAudit::open(Arc::clone(&files.disk), files.store, &mut |_| {}).unwrap();
-        audit.begin_segment(3, 9, from);
-        for position in from..=FEW {
+        audit.begin_segment(3, 9, first);
+        for position in shown {
             audit.add(frame(position), &[event(seed, position, &streams)]);
         }
         audit.finish(true).into_iter().map(|problem| problem.reason).collect()
@@ -652,18 +657,11 @@ mod tests {
     #[test]
     fn a_run_that_begins_behind_what_the_log_lost_is_compared() {
         let (_, files) = files(ReadMode::Pread);
-        let (seed, streams) = (KeySeed::of(files.store), streams(1));
+        let seed = KeySeed::of(files.store);
         for (first, last) in [(1, 2), (3, FEW)] {
             run::RunWriter::create(&files, first, last, 0, run::RunSize::default()).unwrap().finish(&files).unwrap();
         }
-        let told = |shown: &[u64]| {
-            let mut audit = IndexAudit::open(Arc::clone(&files.disk), files.store, &mut |_| {}).unwrap();
-            audit.begin_segment(3, 9, 1);
-            for position in shown {
-                audit.add(frame(*position), &[event(seed, *position, &streams)]);
-            }
-            audit.finish(true).len()
-        };
+        let told = |shown: &[u64]| audit_of(&files, seed, 1, shown.iter().copied()).len();
         assert_eq!([told(&[1, 2, 3, FEW]), told(&[1, 3, FEW]), told(&[1, FEW])], [2, 1, 0]);
     }
 

@@ -30,6 +30,7 @@ use crate::format::bytes::put;
 use crate::format::checksum::{Place, crc};
 use crate::format::frame::{HEADER_BYTES, commit_frame_len};
 use crate::format::record::{Record, RecordFields};
+use crate::format::segment::{START_BODY_BYTES, SegmentHeader};
 use crate::randomness::{Randomness, SeededRandomness};
 #[cfg(not(miri))]
 use crate::storage::RealDisk;
@@ -248,10 +249,20 @@ fn assert_refused(disk: &MemoryDisk, expected: impl Fn(&Error) -> bool) {
 
 /// Gives the frame at `offset` of the segment file in `bytes` its header checksum again.
 fn repair_frame(bytes: &mut [u8], offset: usize) {
-    let header = crate::format::segment::SegmentHeader::decode(bytes[..64].try_into().unwrap()).unwrap();
+    let header = SegmentHeader::decode(bytes[..64].try_into().unwrap()).unwrap();
     let checksum =
         Place::of_frame(header.salt, header.number, offset as u64).checksum(&bytes[offset + 4..offset + HEADER_BYTES]);
     put(bytes, offset, &checksum.to_le_bytes());
+}
+
+/// Gives the start frame of the segment file in `bytes` its checksums again, that of its body first.
+fn repair_start(bytes: &mut [u8]) {
+    let header = SegmentHeader::decode(bytes[..64].try_into().unwrap()).unwrap();
+    let place = Place::of_frame(header.salt, header.number, FIRST_FRAME);
+    let (start, body) = (FIRST_FRAME as usize, FIRST_FRAME as usize + HEADER_BYTES);
+    let checksum = place.of_body().checksum(&bytes[body..body + START_BODY_BYTES]);
+    put(bytes, start + 8, &checksum.to_le_bytes());
+    repair_frame(bytes, start);
 }
 
 fn repair_header(bytes: &mut [u8]) {

@@ -18,7 +18,7 @@ pub(super) fn killed(options: LogOptions, synced: &[&str], unsynced: &[Vec<u8>])
 /// Where the frames of a segment begin, and where the last one ends.
 pub(super) fn frame_offsets(disk: &dyn Disk, number: u64) -> Vec<u64> {
     let bytes = bytes_of(disk, &path_of(number));
-    let header = crate::format::segment::SegmentHeader::decode(bytes[..64].try_into().unwrap()).unwrap();
+    let header = SegmentHeader::decode(bytes[..64].try_into().unwrap()).unwrap();
     let mut offsets = vec![FIRST_FRAME];
     while let Some(offset) = offsets.last().copied()
         && let Ok(frame) = Frame::decode(&bytes[offset as usize..], Place::of_frame(header.salt, number, offset))
@@ -276,11 +276,7 @@ fn a_start_frame_with_reserved_bytes_is_refused() {
     let disk = killed(large(), &["a"], &[]);
     let mut bytes = bytes_of(&disk, &path_of(1));
     bytes[64 + HEADER_BYTES + 63] = 1;
-    let header = crate::format::segment::SegmentHeader::decode(bytes[..64].try_into().unwrap()).unwrap();
-    let place = Place::of_frame(header.salt, 1, FIRST_FRAME);
-    let body = place.of_body().checksum(&bytes[64 + HEADER_BYTES..128 + HEADER_BYTES]);
-    put(&mut bytes, 64 + 8, &body.to_le_bytes());
-    repair_frame(&mut bytes, 64);
+    repair_start(&mut bytes);
     overwrite(&disk, &path_of(1), 0, &bytes);
     assert_incompatible(&disk, "not a start frame as this version knows it");
 }

@@ -2,7 +2,6 @@
 
 use super::recovery::{four_segments, frame_offsets, killed};
 use super::*;
-use crate::format::segment::{START_BODY_BYTES, SegmentHeader};
 use crate::format::synced_head::SyncedHead;
 use crate::log::recovery::read_synced_head;
 use crate::log::verify::{Auditor, LogAudit, SegmentStart, audit, store_of};
@@ -320,12 +319,7 @@ fn a_start_frame_that_contradicts_the_segment_before_it_is_a_fault() {
         let at = (FIRST_FRAME + offset) as usize;
         let value = edit(u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()));
         bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
-        let header = SegmentHeader::decode(bytes[..64].try_into().unwrap()).unwrap();
-        let body = FIRST_FRAME as usize + HEADER_BYTES;
-        let place = Place::of_frame(header.salt, header.number, FIRST_FRAME);
-        let checksum = place.of_body().checksum(&bytes[body..body + START_BODY_BYTES]);
-        bytes[FIRST_FRAME as usize + 8..][..4].copy_from_slice(&checksum.to_le_bytes());
-        repair_frame(&mut bytes, FIRST_FRAME as usize);
+        repair_start(&mut bytes);
         put_file(&disk, &path_of(2), &bytes);
         verify(&disk).0.faults
     };
