@@ -39,7 +39,7 @@ pub(crate) struct IndexProblem {
 /// The files of an index while the log is read beside them.
 pub(crate) struct IndexAudit {
     disk: Arc<dyn Disk>,
-    /// In order, without those that are part of another one.
+    /// In order. Those that are part of another one, which a merge left over, come behind it and are passed over with it.
     runs: std::collections::VecDeque<Arc<Run>>,
     tally: Tally,
     positions: HashMap<u64, PositionsAudit>,
@@ -77,8 +77,16 @@ impl IndexAudit {
                 problems.push(IndexProblem { file: files.disk.locate(&id.path()), offset: 0, reason });
             }
         }
-        let runs = without_leftovers(runs).into();
-        Ok(Self { disk: files.disk, runs, tally: Tally::default(), positions, next: None, kept_from: 0, problems })
+        runs.sort_by_key(|run: &Arc<Run>| (run.first(), Reverse(run.last())));
+        Ok(Self {
+            disk: files.disk,
+            runs: runs.into(),
+            tally: Tally::default(),
+            positions,
+            next: None,
+            kept_from: 0,
+            problems,
+        })
     }
 
     /// A segment follows.
@@ -123,7 +131,7 @@ impl IndexAudit {
     }
 
     fn add_to_run(&mut self, position: u64, frame: FrameAt, event: &EventKeys<'_>) {
-        // What ends before the log begins is left over.
+        // What ends before the log begins is left over, and so is what is part of a run that was compared.
         while self.runs.front().is_some_and(|run| run.last() < position) {
             self.runs.pop_front();
         }
@@ -298,20 +306,6 @@ fn digest_of(run: &Run, start: u64, count: u32, kept_from: u64) -> Result<Option
         }
     }
     Ok(Some(digest))
-}
-
-/// The runs in order, without those that are part of another one: a merge left them over.
-fn without_leftovers(mut runs: Vec<Arc<Run>>) -> Vec<Arc<Run>> {
-    runs.sort_by_key(|run| (run.first(), Reverse(run.last())));
-    let mut next = 0;
-    runs.retain(|run| {
-        let is_needed = run.first() >= next;
-        if is_needed {
-            next = run.last() + 1;
-        }
-        is_needed
-    });
-    runs
 }
 
 /// Notes the faults of a file's pages; whether it has none.

@@ -161,11 +161,10 @@ impl Opening<'_> {
             predecessor_salt: last.header.salt,
             predecessor_last: tail.last_frame,
         };
-        let before = Joint { base: tail.end.address(), offset: FIRST_FRAME, ..tail.end };
-        self.begin_segment(last.header.store, last.header.number + 1, &before, &start)
+        self.begin_segment(last.header.store, last.header.number + 1, &tail.end, &start)
     }
 
-    /// Makes a segment that begins with this start frame, synced before it has a name.
+    /// Makes a segment behind a point, which begins with this start frame and is synced before it has a name.
     fn begin_segment(
         &self,
         store: StoreId,
@@ -186,8 +185,8 @@ impl Opening<'_> {
         let place = crate::format::checksum::Place::of_frame(salt, number, FIRST_FRAME);
         let checksum = encode_control(&mut frame, place, link, FrameKind::Start, &start.encode());
         let spare = Spare::create(&**self.disk, store, number, salt, self.options.segment_bytes(number, 0), &frame)?;
-        let tip = Joint { offset: FIRST_FRAME + frame.len() as u64, previous: checksum, ..*before };
-        let origin = Origin { first_position: before.next_position, base: before.base };
+        let origin = Origin { first_position: before.next_position, base: start.bytes_before };
+        let tip = Joint { base: origin.base, offset: FIRST_FRAME + frame.len() as u64, previous: checksum, ..*before };
         let (segment, writer) = self.growing(&spare.header, origin, spare.file, tip.offset)?;
         Ok((segment, LogEnd { tip, last_frame: FIRST_FRAME, marked: true, writer }))
     }

@@ -151,8 +151,9 @@ pub(crate) fn read_synced_head(disk: &dyn Disk) -> Result<Option<SyncedHead>> {
         Err(error) => return Err(failed(error)),
     };
     let mut bytes = [0; SYNCED_HEAD_BYTES];
-    let read = file.read_at(&mut bytes, 0).map_err(failed)?;
-    if read < bytes.len() { Ok(None) } else { decode_synced_head(disk, &bytes) }
+    // What is missing of one that is too short stays zero, and does not have the checksum.
+    file.read_at(&mut bytes, 0).map_err(failed)?;
+    decode_synced_head(disk, &bytes)
 }
 
 pub(super) fn decode_synced_head(disk: &dyn Disk, bytes: &[u8; SYNCED_HEAD_BYTES]) -> Result<Option<SyncedHead>> {

@@ -260,13 +260,12 @@ impl LogWalk<'_> {
             commit_time: found.joint.commit_time,
         };
         let Some(before) = before else { return own };
-        let continued = Joint { base: before.address(), offset: FIRST_FRAME, ..before };
-        let agrees = (continued.base, continued.previous, continued.next_position)
-            == (own.base, own.previous, own.next_position);
-        if !agrees {
+        let is_continued =
+            (before.address(), before.previous, before.next_position) == (own.base, own.previous, own.next_position);
+        if !is_continued {
             self.fault(found.header.number, FIRST_FRAME, "the segment does not continue the one before it");
             self.auditor.lose();
-        } else if own.commit_time < continued.commit_time {
+        } else if own.commit_time < before.commit_time {
             self.fault(
                 found.header.number,
                 FIRST_FRAME,

@@ -80,12 +80,18 @@ fn a_positions_file_that_contradicts_the_log_is_made_again() {
     assert_eq!(reopened(&mut world), 0);
 }
 
-/// A log of which the last commit of the first segment was torn and cut, while its bytes are still there, whole; the
-/// table of all positions with that commit.
-fn cut_world(number: u64) -> (World, PositionTable) {
+/// A log of which the last commit of the first segment, of so many events, was torn and cut, while its bytes are still
+/// there, whole; the table of all positions with that commit.
+fn cut_world(number: u64, torn_events: u64) -> (World, PositionTable) {
     let mut world = World::new(number, ALL_BITS);
     (0..12).for_each(|_| world.commit());
-    let [torn, ..] = last_frames(&world.log, 1)[..] else { panic!("several commits") };
+    let torn = loop {
+        let [last, ..] = last_frames(&world.log, 1)[..] else { panic!("several commits") };
+        if world.log.head() + 1 - last.first_position == torn_events {
+            break last;
+        }
+        world.commit();
+    };
     let whole = table(&world.log, 1, world.log.head() + 1, torn);
     let events = world.log.events.split_off(torn.first_position as usize - 1);
     let frame = world.log.segments[0].bytes.split_off(torn.offset as usize);
@@ -101,8 +107,8 @@ fn cut_world(number: u64) -> (World, PositionTable) {
 
 #[test]
 fn positions_that_were_cut_are_never_covered() {
-    for lie in [false, true] {
-        let (world, whole) = cut_world(32);
+    for (lie, torn_events) in [(false, 1), (false, 2), (true, 1), (true, 2)] {
+        let (world, whole) = cut_world(32, torn_events);
         let path = IndexFile::Positions { segment: 1 }.path();
         match lie {
             true => drop(Positions::None.write(&world.index.files, id_of(&world.log.segments[0]), &whole).unwrap()),
@@ -132,6 +138,22 @@ fn files_of_other_names_are_left_alone() {
     let files = world.files();
     assert!(names.iter().all(|name| files.iter().any(|path| path == name)), "{files:?}");
     assert!(files.iter().all(|path| path != unfinished), "{files:?}");
+}
+
+/// Its positions are not read for themselves before they are read for its runs.
+#[test]
+fn of_a_segment_without_files_each_position_is_read_once() {
+    let mut world = closed_world(51);
+    let [first, end] = [0, 1].map(|segment: usize| world.log.segments[segment].first);
+    let runs: Vec<String> = (world.index.view().sources.iter().filter_map(Source::as_run))
+        .filter(|run| run.last() < end)
+        .map(|run| run.id().path())
+        .collect();
+    assert_eq!(runs.len(), 2);
+    runs.iter().for_each(|path| world.disk.remove(path).unwrap());
+    world.disk.remove(&IndexFile::Positions { segment: 1 }.path()).unwrap();
+    assert_eq!(reopened(&mut world), end - first);
+    world.check();
 }
 
 /// Reports come every so many positions, and each says how much there is to do in all.

@@ -187,22 +187,22 @@ fn what_a_repair_makes_is_durable() {
 
 #[test]
 fn nothing_is_replaced_by_less_than_there_was() {
-    let mut world = closed_world(48);
-    let faults = [fault_of_positions(&world.index, 1), fault_of(&run_at(&world.index, 1))];
-    let frames = {
-        let mut offsets: Vec<u64> =
-            world.log.events.iter().filter(|event| event.place.segment == 1).map(|event| event.place.offset).collect();
-        offsets.dedup();
-        offsets
-    };
-    world.log.segments[0].bytes.truncate(frames[frames.len() - 1] as usize);
-    let before: Vec<_> = world.files().into_iter().map(|path| (contents(&world.disk, &path), path)).collect();
-    for fault in faults {
-        let error = Error::from(world.index.repair(&fault, &world.log).unwrap_err());
-        assert!(error.to_string().contains("0000000001.segment"), "{error}");
+    for segment in [1, 2] {
+        let mut world = closed_world(48);
+        // Two runs for each segment.
+        let run = run_at(&world.index, segment * 2 - 1);
+        let faults = [fault_of_positions(&world.index, segment as u64), fault_of(&run)];
+        let of_segment = |event: &&Recorded| event.place.segment == segment as u64;
+        let last = world.log.events.iter().filter(of_segment).map(|event| event.place.offset).max().unwrap();
+        world.log.segments[segment - 1].bytes.truncate(last as usize);
+        let before: Vec<_> = world.files().into_iter().map(|path| (contents(&world.disk, &path), path)).collect();
+        for fault in faults {
+            let error = Error::from(world.index.repair(&fault, &world.log).unwrap_err());
+            assert!(error.to_string().contains(&format!("000000000{segment}.segment")), "{error}");
+        }
+        assert_eq!(files_in_use(&world.index), before.iter().map(|(_, path)| path.clone()).collect::<Vec<_>>());
+        assert!(before.iter().all(|(bytes, path)| contents(&world.disk, path) == *bytes));
     }
-    assert_eq!(files_in_use(&world.index), before.iter().map(|(_, path)| path.clone()).collect::<Vec<_>>());
-    assert!(before.iter().all(|(bytes, path)| contents(&world.disk, path) == *bytes));
 }
 
 /// Meanwhile one of them was repaired, or removed.

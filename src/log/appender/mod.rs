@@ -39,7 +39,7 @@ use background::Wants;
 pub(crate) use turn::{Staged, Turn};
 
 /// Staged bytes from which on callers wait for the leader instead of staging more.
-const STAGED_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub(super) const STAGED_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// The writing side of a log.
 #[derive(Debug)]

@@ -19,20 +19,20 @@ fn what_is_confirmed_is_what_nothing_says_was_synced() {
     assert_eq!(open(&copy_of(&disk), large()).recovered.confirmed_bytes, 0, "what is confirmed is known to be synced");
 }
 
-/// A log of three commits, and the checkpoint of an index that covers the second.
-fn with_checkpoint() -> (MemoryDisk, Checkpoint, u64) {
+/// A log of three commits, and the checkpoint of an index that covers so many of them.
+fn with_checkpoint(covered: usize) -> (MemoryDisk, Checkpoint, u64) {
     let disk = MemoryDisk::new();
     let opened = open(&disk, large());
     let commit = |name: &str| append(&opened.appender, SYNCED, &[name.into()]).unwrap();
     let staged = ["a", "b", "c"].map(commit);
-    let checkpoint = checkpoint_at(&opened.log, &staged[1], 1);
+    let checkpoint = checkpoint_at(&opened.log, &staged[covered - 1], 1);
     (copy_of(&disk), checkpoint, staged[0].at.offset)
 }
 
 /// The damage of a frame before the checkpoint tells where the scan began.
 #[test]
 fn nothing_before_a_checkpoint_of_this_log_is_read_again() {
-    let (disk, checkpoint, first) = with_checkpoint();
+    let (disk, checkpoint, first) = with_checkpoint(2);
     flip(&disk, &path_of(1), first + 50);
     let opened = open_at(&disk, checkpoint).unwrap();
     assert_eq!(heads(&opened), (3, 3));
@@ -41,7 +41,7 @@ fn nothing_before_a_checkpoint_of_this_log_is_read_again() {
 
 #[test]
 fn a_checkpoint_of_another_frame_or_file_is_no_place_to_begin() {
-    let (disk, checkpoint, first) = with_checkpoint();
+    let (disk, checkpoint, first) = with_checkpoint(2);
     flip(&disk, &path_of(1), first + 50);
     for other in [
         Checkpoint { checksum: checkpoint.checksum ^ 1, ..checkpoint },
@@ -53,6 +53,16 @@ fn a_checkpoint_of_another_frame_or_file_is_no_place_to_begin() {
         let refused = open_at(&copy_of(&disk), other).map(drop);
         assert!(matches!(refused, Err(Error::Corrupt { .. })), "{other:?}: {refused:?}");
     }
+}
+
+/// What a checkpoint says was synced, it says of the frames: the log does not say so itself yet.
+#[test]
+fn a_log_that_ends_at_a_checkpoint_has_no_mark_yet() {
+    let (disk, checkpoint, _) = with_checkpoint(3);
+    let opened = open_at(&disk, checkpoint).unwrap();
+    assert!(!opened.appender.is_settled());
+    opened.appender.mark().unwrap();
+    assert!(opened.appender.is_settled());
 }
 
 /// Looking for a torn tail would read up to 80 MiB at each open.

@@ -5,9 +5,10 @@
 //! of it is not ordered before. What is larger, with an index and streams, is explored at random in `store::schedules`.
 
 use super::*;
+use crate::log::appender::STAGED_BYTES_MAX;
 use crate::storage::PublishedFile;
-use crate::sync::explored::loom;
 use crate::sync::explored::thread::spawn;
+use crate::sync::explored::{loom, shuttle};
 
 /// The smallest file that grows, with a header in front that is not looked at.
 fn growing() -> (Arc<PublishedFile>, crate::storage::FileWriter) {
@@ -106,6 +107,44 @@ fn none_of_those_who_wait_is_forgotten() {
             other.join().unwrap();
         }
         assert_eq!(heads(&opened), (3, 3));
+    });
+}
+
+/// Two close the log while one leads: the end of the batch is told to both.
+#[test]
+fn none_of_those_who_close_is_forgotten() {
+    loom(2, || {
+        let opened = open_log();
+        let closers: Vec<_> = (0..2)
+            .map(|_| {
+                let opened = Arc::clone(&opened);
+                spawn(move || opened.appender.finish_staged())
+            })
+            .collect();
+        let appended = append(&opened.appender, OS, &[b"a".to_vec()]);
+        for closer in closers {
+            closer.join().unwrap();
+        }
+        assert_eq!(opened.log.visible(), u64::from(appended.is_ok()));
+    });
+}
+
+/// While one leads, so much is staged behind it that a third has to wait for its turn, and then makes nothing of it: the
+/// signal for those whose commits are staged must not have gone to that one. Whom a signal reaches is for shuttle to
+/// choose, which is why it is not loom that runs this.
+#[test]
+fn who_waits_for_room_takes_no_signal_from_those_whose_commits_are_staged() {
+    let large = Arc::new(vec![7; STAGED_BYTES_MAX]);
+    shuttle(60, move || {
+        let opened = open_log();
+        let (staging, waiting) = (Arc::clone(&opened), Arc::clone(&opened));
+        let large = Arc::clone(&large);
+        let staging = spawn(move || append(&staging.appender, OS, std::slice::from_ref(&large)).map(drop).unwrap());
+        let waiting = spawn(move || drop(waiting.appender.turn().unwrap()));
+        append(&opened.appender, OS, &[b"a".to_vec()]).unwrap();
+        staging.join().unwrap();
+        waiting.join().unwrap();
+        assert_eq!(heads(&opened).0, 2);
     });
 }
 

@@ -88,6 +88,7 @@ fn threes() -> MemoryDisk {
 }
 
 const SEGMENT_2: &str = "0000000002.segment";
+const SEGMENT_3: &str = "0000000003.segment";
 
 #[test]
 fn every_byte_of_a_sound_log_is_read_once() {
@@ -274,6 +275,12 @@ fn a_damaged_start_is_named_where_the_log_is_refused() {
     let (audit, seen) = verify(&disk);
     assert!(audit.faults.iter().any(|fault| fault.offset == FIRST_FRAME), "{:?}", audit.faults);
     assert_eq!((seen.segments, seen.lost > 0, audit.is_decided), (vec![1, 3, 4], true, false));
+    flip(&disk, &path_of(3), FIRST_FRAME + 8);
+    let (audit, _) = verify(&disk);
+    for segment in [SEGMENT_2, SEGMENT_3] {
+        let is_of = |fault: &crate::log::verify::Fault| fault.file.ends_with(segment) && fault.offset == FIRST_FRAME;
+        assert!(audit.faults.iter().any(is_of), "recovery stops at the first: {:?}", audit.faults);
+    }
     let header = four_segments();
     flip(&header, &path_of(2), 9);
     let (audit, seen) = verify(&header);
@@ -407,12 +414,13 @@ fn what_a_writer_appends_meanwhile_is_left_out() {
     let disk = MemoryDisk::new();
     let opened = open(&disk, large());
     add(&opened, SYNCED, "a");
-    for durability in [SYNCED, OS] {
+    for (before, durability) in [(1, SYNCED), (2, OS)] {
         let (audit, seen) = verify_while(&disk, &mut |_| {
             add(&opened, durability, "meanwhile");
         });
         assert_faults(&audit, &[]);
         assert_eq!((audit.torn_bytes, seen.lost), (0, 0));
+        assert_eq!(seen.commits.len(), before);
     }
     assert_eq!(verify(&disk).1.commits.len(), 3);
 }
