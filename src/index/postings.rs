@@ -307,7 +307,7 @@ mod tests {
     }
 
     /// A list that counts how often it is looked at.
-    struct Watched<'w>(&'static [u32], &'w std::cell::Cell<usize>);
+    struct Watched<'w>(&'w [u32], &'w std::cell::Cell<usize>);
 
     impl Postings for Watched<'_> {
         fn len(&self) -> usize {
@@ -341,6 +341,21 @@ mod tests {
         let mut both = Cursor::intersection(vec![pair, list(&[3, 5, 6], &long)]).unwrap();
         assert_eq!(both.seek(7, Direction::Forward).unwrap(), None);
         assert_eq!(short.get(), 0, "the union was looked at");
+    }
+
+    /// Steps that double lead there, and halves back.
+    #[test]
+    fn a_leap_costs_the_logarithm_of_its_length() {
+        let list: Vec<u32> = (0..100_000).collect();
+        for (begin, leap) in [(0, 1), (0, 90_000), (10, 5_000), (20_000, 79_999), (50_000, 300), (99_998, 1)] {
+            let looks = std::cell::Cell::new(0);
+            let mut cursor = Cursor::list(Watched(&list, &looks));
+            cursor.seek(begin, Direction::Forward).unwrap();
+            looks.set(0);
+            assert_eq!(cursor.seek(begin + leap, Direction::Forward).unwrap(), Some(begin + leap));
+            let most = 2 * leap.ilog2() as usize + 4;
+            assert!(looks.get() <= most, "{} looks to leap over {leap} postings, and not {most}", looks.get());
+        }
     }
 
     #[test]
