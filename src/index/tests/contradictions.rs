@@ -239,6 +239,7 @@ fn of_postings_that_are_not_in_order_none_is_told_twice_or_late() {
         ([0, 2, 2], Direction::Forward, vec![]),
         ([2, 0, 4], Direction::Backward, vec![5]),
         ([4, 4, 4], Direction::Backward, vec![5]),
+        ([2, 2, 4], Direction::Backward, vec![5]),
     ] {
         for path in world.files().iter().filter(|path| path.contains(".run")) {
             world.disk.remove(path).unwrap();
