@@ -79,8 +79,12 @@ impl Opening<'_> {
     /// safe, and the next recovery decides the same.
     fn recover(&self, inspection: &Inspection) -> Result<Opened> {
         self.check_writable(inspection)?;
-        self.remove_leftovers(inspection)?;
+        // A kill between a rename and the sync of the directory leaves a name that is not durable.
+        self.sync_dir()?;
+        // That segments were removed on purpose is said by a start frame which may not be synced yet: until it is, they are
+        // what a loss of power goes back to.
         let confirmed_bytes = self.confirm_tail(inspection)?;
+        self.remove_leftovers(inspection)?;
         let (tail, last) = (&inspection.tail, inspection.last());
         let mut segments = sealed_segments(self.disk, self.options, inspection);
         let is_left = sabotaged(Sabotage::NoTailCut) || sabotaged(Sabotage::ReuseTornPoint);
@@ -114,8 +118,7 @@ impl Opening<'_> {
             self.disk.remove(path).map_err(|error| Error::io("remove", self.disk.locate(path), error))?;
             self.sync_dir()?;
         }
-        // A kill between a rename and the sync of the directory leaves a name that is not durable.
-        self.sync_dir()
+        Ok(())
     }
 
     fn sync_dir(&self) -> Result<()> {

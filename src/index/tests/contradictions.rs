@@ -150,8 +150,9 @@ fn of_a_segment_without_files_each_position_is_read_once() {
         .map(|run| run.id().path())
         .collect();
     assert_eq!(runs.len(), 2);
-    runs.iter().for_each(|path| world.disk.remove(path).unwrap());
-    world.disk.remove(&IndexFile::Positions { segment: 1 }.path()).unwrap();
+    for path in [runs, vec![IndexFile::Positions { segment: 1 }.path()]].concat() {
+        world.disk.remove(&path).unwrap();
+    }
     assert_eq!(reopened(&mut world), end - first);
     world.check();
 }

@@ -576,6 +576,37 @@ fn a_start_frame_that_was_not_synced_before_a_kill_is_confirmed() {
     }
 }
 
+/// Found by a crash history, in the state, whose segments are removed when it is compacted. The start frame that says so
+/// was written and not synced before a kill. The next open believed it, removed the segments, and would have synced it
+/// then: a loss of power in between left a log that had no longer what it said that it kept.
+#[test]
+fn segments_are_removed_once_the_frame_that_says_so_is_confirmed() {
+    for after in 0.. {
+        let disk = FaultyDisk::new(MemoryDisk::new());
+        let opened = open(&disk, small());
+        for payload in ["a", "b", "c", "d"] {
+            append(&opened.appender, SYNCED, &[filled(payload, 3000)]).unwrap();
+        }
+        let mut turn = opened.appender.turn().unwrap();
+        turn.roll(0, 3).unwrap();
+        drop(turn);
+        opened.appender.finish_staged();
+        drop(opened);
+        disk.inject(Fault::all_after(after));
+        let is_interrupted = try_open(&disk, small()).is_err();
+        for seed in 0..20 {
+            let opened = try_open(&disk.power_cut(seed), small());
+            let opened = opened.unwrap_or_else(|error| panic!("after {after} calls, seed {seed}: {error}"));
+            assert_eq!(opened.log.visible(), 4, "after {after} calls, seed {seed}");
+        }
+        if !is_interrupted {
+            disk.heal();
+            assert_eq!(open(&disk, small()).log.segments().iter().next().unwrap().number, 3);
+            break;
+        }
+    }
+}
+
 // --- Checkpoints ---------------------------------------------------------------------------------------------------------
 
 pub(super) fn checkpoint_at(log: &Log, staged: &Staged, count: u64) -> Checkpoint {
