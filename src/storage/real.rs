@@ -45,7 +45,7 @@ impl Disk for RealDisk {
     }
 
     fn create_dir(&self, dir: &str) -> io::Result<()> {
-        create_dir_durably(&self.locate(dir))
+        create_dir_durably(&self.locate(dir), &mut sync_dir)
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
@@ -193,31 +193,36 @@ fn is_plain_name(name: &str) -> bool {
     name != "." && name != ".." && !name.contains(['\\', ':', '\0'])
 }
 
+/// Syncs the names in a directory.
+type SyncDir<'a> = dyn FnMut(&Path) -> io::Result<()> + 'a;
+
 /// Creates a directory and what is missing above it, and makes the names durable.
 ///
-/// Parents come first and are synced before anything is created in them. So only the deepest directory that exists can
-/// have been left unsynced by an earlier crash, and that one is synced even where it exists.
-fn create_dir_durably(dir: &Path) -> io::Result<()> {
+/// Parents come first, and their names are durable before anything is created in them. So only the deepest directory that
+/// exists can have been left unsynced by an earlier crash, and its name is synced before anything else.
+fn create_dir_durably(dir: &Path, sync: &mut SyncDir<'_>) -> io::Result<()> {
+    if dir.is_dir() {
+        return sync_existing_name(dir, sync);
+    }
+    if let Some(parent) = dir.parent() {
+        create_dir_durably(parent, sync)?;
+    }
     match fs::create_dir(dir) {
-        Ok(()) => sync_parent(dir),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let parent = dir.parent().ok_or(error)?;
-            create_dir_durably(parent)?;
-            create_dir_durably(dir)
-        }
-        Err(_) if dir.is_dir() => sync_existing_name(dir),
-        Err(error) => Err(error),
+        // Somebody else may have made it meanwhile.
+        Err(error) if !dir.is_dir() => Err(error),
+        _ => sync_parent(dir, sync),
     }
 }
 
-fn sync_parent(dir: &Path) -> io::Result<()> {
-    dir.parent().map_or(Ok(()), sync_dir)
+fn sync_parent(dir: &Path, sync: &mut SyncDir<'_>) -> io::Result<()> {
+    dir.parent().map_or(Ok(()), sync)
 }
 
-/// A directory that belongs to somebody else may be closed to us; whoever made it, it was not we who crashed there.
-fn sync_existing_name(dir: &Path) -> io::Result<()> {
-    match sync_parent(dir) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+/// A directory that belongs to somebody else may be closed to us; whoever made it, it was not we who crashed there. One
+/// that the system makes up to mount others in may be on no disk, and cannot be synced.
+fn sync_existing_name(dir: &Path, sync: &mut SyncDir<'_>) -> io::Result<()> {
+    match sync_parent(dir, sync) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput) => Ok(()),
         result => result,
     }
 }
@@ -393,6 +398,49 @@ mod tests {
     #[cfg(debug_assertions)]
     fn a_path_never_leaves_the_directory() {
         RealDisk::new("store").locate("log/../../passwords");
+    }
+
+    /// What a sync makes durable does not show without a loss of power; that it was asked for shows where Linux refuses
+    /// it: of a device that keeps nothing, and of a directory that is on no disk.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_sync_reaches_the_system() {
+        let device = RealDisk::new("/dev").open("null", Access::Read).unwrap();
+        assert_eq!(device.sync().unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        let no_disk = RealDisk::new("/proc");
+        assert_eq!(no_disk.sync_dir("").unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        // What is there already is nobody's concern here.
+        no_disk.create_dir("sys").unwrap();
+    }
+
+    /// A name that a crash had left without its sync stayed without one, and all that was made below it later was
+    /// acknowledged and could be lost.
+    #[test]
+    fn a_directory_is_made_only_where_all_names_are_durable() {
+        let root = tempfile::tempdir().unwrap();
+        let (above, root) = (root.path().parent().unwrap(), root.path());
+        let (outer, inner) = (&*root.join("outer"), &*root.join("outer/inner"));
+        // The directories that are synced, and which of the two are there then.
+        let syncs = || {
+            let mut syncs = Vec::new();
+            let mut sync = |dir: &Path| {
+                syncs.push((dir.to_owned(), outer.exists(), inner.exists()));
+                Ok(())
+            };
+            create_dir_durably(inner, &mut sync).unwrap();
+            syncs
+        };
+        let expected =
+            [(above.to_owned(), false, false), (root.to_owned(), true, false), (outer.to_owned(), true, true)];
+        assert_eq!(syncs(), expected);
+        assert_eq!(syncs(), expected[2..]);
+        fs::remove_dir(inner).unwrap();
+        assert_eq!(syncs(), expected[1..]);
+        for refused in [outer, inner] {
+            let mut sync = |dir: &Path| if dir == refused { Err(io::ErrorKind::Other.into()) } else { Ok(()) };
+            create_dir_durably(&inner.join("below/it"), &mut sync).unwrap_err();
+        }
+        assert!(!inner.join("below/it").exists());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::os::fd::AsRawFd;
 
+use annals::{Error, Store, StoreDirectory};
 use rustix::process::Resource;
 
 use super::alone::{Held, alone, limited};
@@ -77,5 +78,50 @@ fn a_store_that_is_open_goes_on_when_there_are_files_again() {
             held.assert_again(directory.path(), &format!("room for {room} files"));
         }
         story.end(&path, options());
+    });
+}
+
+/// A name is synced with its directory, which has to be opened for it, and cannot be without files. Nothing is made in a
+/// directory before, also where it is there already.
+#[test]
+fn a_directory_is_made_only_where_names_are_durable() {
+    alone("files::a_directory_is_made_only_where_names_are_durable", || {
+        let directory = directory();
+        let held = Held::now(directory.path());
+        let (outer, inner) = (directory.path().join("outer"), directory.path().join("outer/inner"));
+        let assert_refused = || {
+            let refused = limited(Resource::Nofile, next_file(), || StoreDirectory::open(&inner)).unwrap_err();
+            assert!(matches!(refused, Error::Io { operation: "create", .. }), "{refused:?}");
+            assert_eq!(os_error(&refused), Some(EMFILE));
+        };
+        std::fs::create_dir(&outer).unwrap();
+        assert_refused();
+        assert!(!inner.exists(), "what is there already may have lost its sync");
+        std::fs::create_dir(&inner).unwrap();
+        assert_refused();
+        held.assert_again(directory.path(), "refused");
+        std::fs::remove_dir_all(&outer).unwrap();
+        assert_refused();
+        StoreDirectory::open(&inner).unwrap();
+    });
+}
+
+/// A store that is removed loses its name first, and is not called removed before that is durable.
+#[test]
+fn a_store_whose_new_name_cannot_be_synced_is_not_called_removed() {
+    alone("files::a_store_whose_new_name_cannot_be_synced_is_not_called_removed", || {
+        let directory = directory();
+        let stores = StoreDirectory::open(directory.path()).unwrap();
+        let path = stores.path_of("acme").unwrap();
+        drop(Store::open(&path).unwrap());
+        let held = Held::now(directory.path());
+        // For the file of the lock, and not for the directory beside it.
+        let refused = limited(Resource::Nofile, next_file() + 1, || stores.remove("acme")).unwrap_err();
+        assert!(matches!(&refused, Error::Io { operation: "remove", path: of, .. } if *of == path), "{refused:?}");
+        assert_eq!(os_error(&refused), Some(EMFILE));
+        held.assert_again(directory.path(), "refused");
+        assert_eq!(stores.names().unwrap(), [""; 0]);
+        StoreDirectory::open(directory.path()).unwrap();
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     });
 }
