@@ -78,6 +78,8 @@ sabotages! {
     TrustSnapshot,
     /// Segments of the state are removed before the frame is synced that says so.
     TrimBeforeSync,
+    /// The files of a backup are not synced.
+    BackupWithoutSync,
     /// A subscription saves that it delivered an event as if it were acknowledged.
     CheckpointBeforeAck,
     /// A projection saves how far it came before what it made of it.

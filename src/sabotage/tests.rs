@@ -20,6 +20,7 @@ const HISTORIES_MIN: u64 = 20;
 const STORE: &str = "store::crashes::what_was_acknowledged_survives_every_crash_and_nothing_else_is_served";
 const PROJECTION: &str = "projection::crashes::a_model_is_what_its_checkpoint_says_after_every_crash";
 const COMPACTION: &str = "store::compaction::tests::a_crash_at_any_step_loses_nothing";
+const BACKUP: &str = "store::sweeps::backups::a_backup_that_was_made_is_whole_after_a_loss_of_power";
 const HEADER: &str = "format::frame::tests::every_flipped_bit_of_a_header_is_noticed_before_its_length_is_used";
 const INDEX: &str = "index::run::tests::every_flipped_bit_is_noticed";
 const ONE_WINNER: &str = "store::schedules::appending::of_writers_with_one_expectation_exactly_one_wins";
@@ -68,6 +69,7 @@ impl Sabotage {
             | Sabotage::CheckpointBeforeAck => STORE,
             Sabotage::CheckpointBeforeView => PROJECTION,
             Sabotage::TrimBeforeSync => COMPACTION,
+            Sabotage::BackupWithoutSync => BACKUP,
             Sabotage::ChecksumWithoutLength => HEADER,
             Sabotage::TrustIndexPage => INDEX,
             Sabotage::CheckBeforeTurn => ONE_WINNER,

@@ -23,6 +23,7 @@ use crate::format::segment::{ALLOCATION_UNIT, HEADER_BYTES, SegmentHeader};
 use crate::format::synced_head::SyncedHead;
 use crate::log::{FIRST_FRAME, Joint, LOG_DIR, Log, SYNCED_HEAD_PATH, Scanner, Segment, path_of};
 use crate::randomness::Randomness;
+use crate::sabotage::{Sabotage, sabotaged};
 use crate::storage::{Disk, File, RealDisk, SubDisk};
 use crate::types::{Durability, Position, StoreId};
 
@@ -228,7 +229,14 @@ impl Backup {
         let refused = |operation| move |error| self.refused(operation, SYNCED_HEAD_PATH, error);
         let file = self.disk.create(SYNCED_HEAD_PATH).map_err(refused("create"))?;
         file.write_at(&head.encode(), 0).map_err(refused("write to"))?;
-        file.sync().map_err(refused("sync"))
+        self.sync(&*file, SYNCED_HEAD_PATH)
+    }
+
+    fn sync(&self, file: &dyn File, path: &str) -> Result<()> {
+        if sabotaged(Sabotage::BackupWithoutSync) {
+            return Ok(());
+        }
+        file.sync().map_err(|error| self.refused("sync", path, error))
     }
 
     /// Makes the names durable and gives the backup its own.
@@ -304,7 +312,7 @@ impl<'a> SegmentCopy<'a> {
         let header = SegmentHeader { allocated: self.offset.next_multiple_of(ALLOCATION_UNIT), ..header };
         self.file.allocate(header.allocated).map_err(refused("allocate"))?;
         self.file.write_at(&header.encode(), 0).map_err(refused("write to"))?;
-        self.file.sync().map_err(refused("sync"))
+        backup.sync(&*self.file, path)
     }
 }
 

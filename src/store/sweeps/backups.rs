@@ -1,20 +1,23 @@
 //! Backups to a disk that fails: the original is as it was, and under the name of the backup there is a whole one or
 //! none.
 
+use super::super::BackupReport;
+use super::super::verify::verify_on;
 use super::*;
 use crate::storage::Written;
-use crate::verify;
 
-/// Backs up to a disk on which this goes wrong; returns what came of it, and how many calls have failed.
-fn back_up(store: &Store, target: &RealDisk, fault: Fault) -> (Result<super::super::BackupReport>, u64) {
+/// Backs up to a disk on which this may go wrong; returns what came of it, and the disk.
+fn back_up(store: &Store, target: &RealDisk, fault: Option<Fault>) -> (Result<BackupReport>, FaultyDisk) {
     let disk = std::cell::OnceCell::new();
     let backed_up = store.backup_through(&target.locate(""), &|place| {
         let faulty = FaultyDisk::new(place);
-        faulty.inject(fault);
+        if let Some(fault) = fault {
+            faulty.inject(fault);
+        }
         disk.set(faulty.clone()).expect("a backup goes to one disk");
         Arc::new(faulty)
     });
-    (backed_up, disk.get().map_or(0, FaultyDisk::failed_calls))
+    (backed_up, disk.into_inner().expect("a backup goes to a disk"))
 }
 
 /// Fails each call of a backup in turn; returns how many there are.
@@ -25,7 +28,8 @@ fn fail_at_each(fault: Fault) -> u64 {
         let directory = scratch();
         let target = RealDisk::new(directory.path().join("backup"));
         let fault = Fault { after, ..fault };
-        let (backed_up, failed) = back_up(&store, &target, fault);
+        let (backed_up, disk) = back_up(&store, &target, Some(fault));
+        let failed = disk.failed_calls();
         Picture::of(&store).unwrap().assert_is(&picture, &format!("{fault:?}: the original"));
         match backed_up {
             Ok(_) => {}
@@ -39,7 +43,7 @@ fn fail_at_each(fault: Fault) -> u64 {
         if target.is_vacant().unwrap() {
             store.backup(target.locate("")).unwrap();
         }
-        check(&target, &picture, &format!("{fault:?}"));
+        check(target, &picture, &format!("{fault:?}"));
         if failed == 0 {
             return after;
         }
@@ -48,10 +52,12 @@ fn fail_at_each(fault: Fault) -> u64 {
 }
 
 /// A backup holds the events and the state, without what belongs to the old history.
-fn check(target: &RealDisk, picture: &Picture, context: &str) {
-    let report = verify(target.locate(""), &mut |_| {}).unwrap();
+fn check(target: impl Disk + 'static, picture: &Picture, context: &str) {
+    let target: Arc<dyn Disk> = Arc::new(target);
+    let report = verify_on(&target, &mut |_| {}).unwrap();
     assert!(report.problems.is_empty(), "{context}: {:?}", report.problems);
-    let backup = Store::open_on(Arc::new(target.clone()), options(), false).unwrap();
+    let backup = Store::open_on(target, options(), false).unwrap();
+    assert_eq!(backup.open_report().confirmed_bytes, 0, "{context}: a backup says that all of it is synced");
     let found = Picture::of(&backup).unwrap();
     found.assert_is(&Picture { snapshot: None, ..picture.clone() }, context);
 }
@@ -63,6 +69,19 @@ fn a_call_that_fails_leaves_a_whole_backup_or_none() {
             let calls = fail_at_each(Fault { forever, ..Fault::next(call).kind(kind) });
             assert!(calls > 0, "{call:?}");
         }
+    }
+}
+
+/// What a backup had not synced when it returned may be gone.
+#[test]
+fn a_backup_that_was_made_is_whole_after_a_loss_of_power() {
+    let store = open(&filled(), options()).unwrap();
+    let picture = Picture::of(&store).unwrap();
+    let directory = scratch();
+    let (backed_up, disk) = back_up(&store, &RealDisk::new(directory.path().join("backup")), None);
+    backed_up.unwrap();
+    for seed in 0..50 {
+        check(disk.power_cut(seed), &picture, &format!("seed {seed}"));
     }
 }
 
