@@ -47,6 +47,7 @@ fn a_store_that_cannot_be_mapped_is_an_error_and_opens_later() {
 fn a_segment_that_cannot_be_mapped_fails_one_append_and_no_other() {
     alone("memory::a_segment_that_cannot_be_mapped_fails_one_append_and_no_other", || {
         let directory = directory();
+        let held = Held::now(directory.path());
         let store = large().open(directory.path()).unwrap();
         let payload = vec![1_u8; 15 * MIB as usize];
         let append = || {
@@ -60,6 +61,7 @@ fn a_segment_that_cannot_be_mapped_fails_one_append_and_no_other() {
         let appended = store.send(refused.into_commit()).unwrap();
         assert_eq!((appended.first_position().number(), appended.deduplicated()), (3, false));
         drop(store);
+        held.assert_again(directory.path(), "closed");
         let store = large().open(directory.path()).unwrap();
         assert_eq!(store.read(Query::stream("large-1")).count().unwrap(), 3);
     });
@@ -74,6 +76,7 @@ fn memory_is_bounded_whatever_the_number_of_streams() {
         let (index_bytes, data_bytes) = if is_large { (32 * MIB, 256 * MIB) } else { (2 * MIB, 24 * MIB) };
         let options = || Options::new().durability(Durability::Os).index_memory_bytes_max(index_bytes as usize);
         let directory = directory();
+        let held = Held::now(directory.path());
         // What the process had before is not the store's.
         let before = status_bytes("VmData:");
         limited(Resource::Data, before + data_bytes, || {
@@ -81,10 +84,12 @@ fn memory_is_bounded_whatever_the_number_of_streams() {
             fill(&store, streams);
             check(&store, streams);
             store.close().unwrap();
+            held.assert_again(directory.path(), "closed");
             let store = options().open(directory.path()).unwrap();
             check(&store, streams);
             println!("{streams} streams: {} KiB of {}", status_bytes("VmData:") / 1024, (before + data_bytes) / 1024);
         });
+        held.assert_again(directory.path(), "read and closed");
     });
 }
 
