@@ -139,7 +139,7 @@ impl Opening<'_> {
         let unconfirmed = tail.end.offset - tail.confirmed.offset;
         let file = self.open_file(&path, Access::ReadWrite)?;
         let mut offset = tail.confirmed.offset / PAGE_BYTES * PAGE_BYTES;
-        let mut chunk = vec![0; CHUNK_BYTES];
+        let mut chunk = vec![0; CHUNK_BYTES.min((tail.end.offset - offset) as usize)];
         while offset < tail.end.offset {
             let length = CHUNK_BYTES.min((tail.end.offset - offset) as usize);
             crate::storage::read_exact_at(&*file, &mut chunk[..length], offset)

@@ -172,11 +172,15 @@ impl<'a> Scanner<'a> {
     }
 
     fn slide(&mut self, offset: u64, length: usize) -> io::Result<()> {
-        if self.buffer.len() < length {
-            self.buffer = vec![0; length];
-        }
         (self.filled, self.ended) = (0, false);
-        self.filled = self.file.read_at(&mut self.buffer[..length], offset)?;
+        // A header says how long its frame is before anything else of the frame is seen: what the file does not have gets
+        // no memory.
+        let left = self.file.len()?.saturating_sub(offset);
+        let readable = left.min(length as u64) as usize;
+        if self.buffer.len() < readable {
+            self.buffer = vec![0; readable];
+        }
+        self.filled = self.file.read_at(&mut self.buffer[..readable], offset)?;
         self.start = offset;
         self.ended = self.filled < length;
         Ok(())
@@ -195,4 +199,41 @@ pub(crate) struct Leftover {
 /// A cheap look before the checksum: the kind is known, the reserved bytes are zero.
 fn looks_like_a_header(bytes: &[u8; HEADER_BYTES]) -> bool {
     (1..=3).contains(&bytes[44]) && bytes[45..] == [0, 0, 0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::frame::{Link, encode_control};
+    use crate::storage::{Disk, MemoryDisk};
+
+    const SALT: u64 = 7;
+
+    /// The header of a commit of one event, whose body has so many bytes if it is believed.
+    fn commit_header(body_len: u32) -> Vec<u8> {
+        let (mut header, place) = (Vec::new(), Place::of_frame(SALT, 1, FIRST_FRAME));
+        let link = Link { previous: 0, first_position: 1, commit_time: 0, durable: 0 };
+        encode_control(&mut header, place, link, FrameKind::Mark, &[]);
+        header[4..8].copy_from_slice(&body_len.to_le_bytes());
+        header[40..45].copy_from_slice(&[1, 0, 0, 0, 2]);
+        let checksum = place.checksum(&header[4..]);
+        header[..4].copy_from_slice(&checksum.to_le_bytes());
+        header
+    }
+
+    /// Found when the bounds of the fuzz targets were made tight. A header whose checksum holds was believed that its
+    /// frame is as long as any can be, and a file of 8 KiB was read into 16 MiB of zeros.
+    #[test]
+    fn a_frame_that_says_it_is_longer_than_its_file_gets_no_more_memory_than_the_file() {
+        const FILE_BYTES: usize = 8 * 1024;
+        let disk = MemoryDisk::new();
+        disk.create_dir("").unwrap();
+        let file = disk.create("file").unwrap();
+        file.write_at(&[0; FILE_BYTES], 0).unwrap();
+        file.write_at(&commit_header((FRAME_BYTES_MAX - HEADER_BYTES) as u32), FIRST_FRAME).unwrap();
+
+        let mut scanner = Scanner::new(&*file, 1, SALT);
+        assert_eq!(scanner.any_frame(FIRST_FRAME).unwrap().map(drop), Err(FrameFault::Short));
+        assert!(scanner.buffer.capacity() <= FILE_BYTES, "{} bytes", scanner.buffer.capacity());
+    }
 }
