@@ -17,10 +17,12 @@ use batches::{Batch, Batches, Fault, mismatched};
 
 /// Few, so that lines that name no commit are cut.
 const BATCH_LINES_MAX: usize = 3;
-/// What a store in memory takes, whatever is imported.
-const STORE_BYTES: usize = 48 << 20;
-/// What may be allocated for each byte of a file.
-const FACTOR: usize = 256;
+/// What a store in memory takes, whatever is imported, of which 20 KiB were seen.
+const STORE_BYTES: usize = 40 << 10;
+/// What may be allocated for each byte of a file, of which 61 were seen. The shortest line has 34 bytes and becomes an
+/// event with its frame, a place in the index, and a line of an export that says all of it; the events are there twice,
+/// to be compared.
+const FACTOR: usize = 96;
 
 /// Checks a file as the program does. What passes can be written, is what the lines say, and comes back from its export.
 pub fn check(text: &[u8]) {

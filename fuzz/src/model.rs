@@ -12,7 +12,22 @@ const STREAMS: [&str; 5] = ["order-1", "order-2", "cart-1", "cart", "order-"];
 const TYPES: [&str; 3] = ["Placed", "Paid", "Sent"];
 const TAGS: [&str; 3] = ["a", "b", "ab"];
 /// Enough for every branch, and few enough for many runs a second.
-const STEPS_MAX: u32 = 200;
+const STEPS_MAX: usize = 200;
+/// What a small store takes besides, of which 430 KiB were seen: runs of the index, in whole pages, while they are merged.
+const STORE_BYTES: usize = 768 << 10;
+/// What an operation may leave behind: 32 events at most, which fill a segment of 8 KiB; its run and its positions,
+/// in whole pages; and the commit with its events in the model, which may send it again.
+const OPERATION_BYTES: usize = 64 << 10;
+
+/// Runs the operations, and then compares everything that there is.
+pub fn check(operations: &[Operation]) {
+    let operations = &operations[..operations.len().min(STEPS_MAX)];
+    crate::allocation::within(STORE_BYTES + OPERATION_BYTES * operations.len(), || {
+        let mut model = Model::new();
+        operations.iter().for_each(|operation| model.run(operation));
+        model.check_everything();
+    });
+}
 
 /// One call.
 #[derive(Debug, Arbitrary)]
@@ -87,17 +102,16 @@ struct Known {
 }
 
 /// A store and what it should hold.
-pub struct Model {
+struct Model {
     store: Store,
     /// In the order of their positions.
     known: Vec<Known>,
     sent: Vec<Sent>,
     drawn: u128,
-    steps: u32,
 }
 
 impl Model {
-    pub fn new() -> Self {
+    fn new() -> Self {
         let options = Options::new()
             .segment_bytes_first(4096)
             .segment_bytes_max(8192)
@@ -106,14 +120,10 @@ impl Model {
             .clock(ManualClock::new(Timestamp::from_millis(1)))
             .randomness(SeededRandomness::new(7));
         let store = options.in_memory().expect("a store in memory opens");
-        Self { store, known: Vec::new(), sent: Vec::new(), drawn: 0, steps: 0 }
+        Self { store, known: Vec::new(), sent: Vec::new(), drawn: 0 }
     }
 
-    pub fn run(&mut self, operation: &Operation) {
-        self.steps += 1;
-        if self.steps > STEPS_MAX {
-            return;
-        }
+    fn run(&mut self, operation: &Operation) {
         match operation {
             Operation::Send { parts, checks, conditions, is_os } => {
                 if let Some(sent) = self.build(parts, checks, conditions, *is_os) {
@@ -133,7 +143,7 @@ impl Model {
     }
 
     /// Compares everything that there is.
-    pub fn check_everything(self) {
+    fn check_everything(self) {
         self.read(&Asked { items: Vec::new() }, false, None, None);
         self.read(&Asked { items: Vec::new() }, true, None, None);
         for stream in STREAMS {
@@ -295,12 +305,6 @@ impl Model {
         names.sort_unstable();
         assert!(event.stream == stream && event.event_type == event_type && event.id == id && event.tags == names);
         assert_eq!((event.version.number(), event.commit.number()), (known.version, known.commit));
-    }
-}
-
-impl Default for Model {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

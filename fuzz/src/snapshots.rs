@@ -6,7 +6,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::allocation::within;
 use crate::damage::Damage;
-use crate::damaged::{FACTOR, STORE_BYTES};
+use crate::damaged::FACTOR;
 use crate::reader;
 use crate::sample::{self, options};
 
@@ -44,6 +44,11 @@ const STATE_BYTES_MAX: u64 = 64 << 20;
 /// Fewer than a lookup looks at, together with those of the sample.
 const VALUES_MAX: usize = 8;
 const SCHEMA: u64 = 7;
+/// What putting values and looking them up takes besides them: a segment of the state may be full, and the next one is
+/// made of 64 KiB.
+const STORE_BYTES: usize = 128 << 10;
+/// A state is unpacked by the engine, and once more beside it, into a buffer that grows twice as large each time.
+const UNPACKED_FACTOR: usize = 4;
 
 /// Puts values where the snapshots of streams are kept, and looks the snapshots up.
 pub fn check_values(values: &[Value], upto: Option<u8>) {
@@ -56,7 +61,7 @@ pub fn check_values(values: &[Value], upto: Option<u8>) {
             values.iter().map(|value| (value.stream(), value.build(store, &checksums))).collect();
         let bytes = values.iter().map(|(_, value)| value.len()).sum::<usize>();
         let unpacked = values.iter().map(|(_, value)| worth_of(value)).max().unwrap_or(0);
-        within(STORE_BYTES + FACTOR * bytes + 4 * unpacked, || {
+        within(STORE_BYTES + FACTOR * bytes + UNPACKED_FACTOR * unpacked, || {
             let state = store.state()?;
             for (stream, value) in &values {
                 state.put(format!("snapshot-{:032x}", xxh3_128(stream.as_bytes())), value.as_slice())?;
@@ -67,10 +72,12 @@ pub fn check_values(values: &[Value], upto: Option<u8>) {
     result.expect("the log is whole, and the state as well");
 }
 
-/// Bytes that a value may be unpacked to: a block of four bytes can stand for 128 KiB.
+/// Bytes that a value may be unpacked to: those that it says, if so many can be packed so. A block of four bytes can
+/// stand for 128 KiB.
 fn worth_of(value: &[u8]) -> usize {
-    let ratio = if value.get(31) == Some(&1) { 32 << 10 } else { 1 };
-    (value.len() * ratio).min(STATE_BYTES_MAX as usize)
+    let Some(said) = value.get(48..52).filter(|_| value[31] == 1) else { return value.len() };
+    let said = u32::from_le_bytes(said.try_into().expect("4 bytes")) as usize;
+    said.min(value.len() * (32 << 10)).min(STATE_BYTES_MAX as usize)
 }
 
 fn check_stream(
@@ -150,7 +157,8 @@ fn usable(value: &[u8], store: &Store, stream: &str, checksums: &[u32]) -> Optio
 fn unpacked(packed: &[u8], state_bytes: u64) -> Option<Vec<u8>> {
     use std::io::Read;
     let mut state = Vec::new();
-    let mut unpacker = zstd::Decoder::new(packed).ok()?.take(state_bytes.min(STATE_BYTES_MAX) + 1);
+    // Without a buffer of its own, which would have 128 KiB.
+    let mut unpacker = zstd::Decoder::with_buffer(packed).ok()?.take(state_bytes.min(STATE_BYTES_MAX) + 1);
     unpacker.read_to_end(&mut state).ok()?;
     Some(state)
 }

@@ -1,10 +1,14 @@
 //! Rules, an event, and an enum that it may be read as, out of the fuzzer's bytes.
 
+use annals::limits::UPCAST_EVENTS_MAX;
 use annals::{
     Codec, Error, EventCodec, EventId, EventTypes, Position, RecordedEvent, StreamVersion, Timestamp, UpcastRules,
     Upcasters,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::allocation::within;
 
 /// One event, and what it is upcast by. The bytes are three lines: type and schema version, the payload, the rules.
 struct Case {
@@ -30,8 +34,29 @@ enum Nested {
     Text { text: String },
 }
 
+/// What is allocated whatever the rules are, of which 2 KiB were seen.
+const BYTES_MAX: usize = 4 << 10;
+/// What an event that is read may take for each byte of its text and of what rules add to it, of which 95 were seen: an
+/// object of one field has a node for eleven, and a text of seven bytes.
+const FACTOR: usize = 128;
+
 /// Reads the bytes as rules and an event, and does everything that can be done with them.
 pub fn check(bytes: &[u8]) {
+    within(BYTES_MAX + FACTOR * bytes.len() * events_max(bytes), || check_case(bytes));
+}
+
+/// How many events the rules may make of one on its way: each rule splits it once, into so many parts. When there are too
+/// many, that is found behind the last split.
+fn events_max(bytes: &[u8]) -> usize {
+    let text = bytes.splitn(3, |byte| *byte == b'\n').nth(2);
+    let rules = text.and_then(|text| serde_json::from_slice::<Value>(text).ok());
+    let rules = rules.as_ref().and_then(|rules| rules["rules"].as_array());
+    let parts = || rules.into_iter().flatten().filter_map(|rule| rule["split"].as_array()).map(Vec::len);
+    let made = parts().fold(1, |made: usize, parts| made.saturating_mul(parts.max(1)));
+    made.min(UPCAST_EVENTS_MAX + parts().max().unwrap_or(0))
+}
+
+fn check_case(bytes: &[u8]) {
     let Some(case) = Case::parse(bytes) else { return };
     // What was upcast can be upcast no further, and reads as an event of the enum or as an error that names it.
     for event in case.upcast() {
