@@ -45,8 +45,8 @@ const STATE_BYTES_MAX: u64 = 64 << 20;
 const VALUES_MAX: usize = 8;
 const SCHEMA: u64 = 7;
 /// What putting values and looking them up takes besides them: a segment of the state may be full, and the next one is
-/// made of 64 KiB.
-const STORE_BYTES: usize = 128 << 10;
+/// made of 64 KiB. The reader that unpacks beside the engine has a buffer of 128 KiB.
+const STORE_BYTES: usize = 256 << 10;
 /// A state is unpacked by the engine, and once more beside it, into a buffer that grows twice as large each time.
 const UNPACKED_FACTOR: usize = 4;
 
@@ -157,8 +157,7 @@ fn usable(value: &[u8], store: &Store, stream: &str, checksums: &[u32]) -> Optio
 fn unpacked(packed: &[u8], state_bytes: u64) -> Option<Vec<u8>> {
     use std::io::Read;
     let mut state = Vec::new();
-    // Without a buffer of its own, which would have 128 KiB.
-    let mut unpacker = zstd::Decoder::with_buffer(packed).ok()?.take(state_bytes.min(STATE_BYTES_MAX) + 1);
+    let mut unpacker = zstd::Decoder::new(packed).ok()?.take(state_bytes.min(STATE_BYTES_MAX) + 1);
     unpacker.read_to_end(&mut state).ok()?;
     Some(state)
 }
