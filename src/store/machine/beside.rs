@@ -32,6 +32,23 @@ impl World {
         assert_eq!(stats.head, Position::new(self.model.head()));
         let counted = store.read(Query::all()).count();
         assert!(self.excused(counted, "count").is_none_or(|count| count == stats.events));
+        let bytes = self.excused(store.log_bytes(), "count bytes");
+        assert!(bytes.is_none_or(|bytes| bytes == stats.bytes), "{bytes:?} of {}", stats.bytes);
+    }
+
+    /// A handle that is lent shows what the store shows, and its guard comes back with the last read through it.
+    pub(super) fn lend(&mut self, store: &Store, spec: &ReadSpec) {
+        let guard = Arc::new(());
+        let lent = store.with_guard(guard.clone());
+        let compared = check::compare(&lent, &self.model, spec, self.model.head());
+        self.excused(compared, "read through a handle that is lent");
+        let other = lent.clone();
+        let read = other.read(spec.query.query());
+        drop(lent);
+        drop(other);
+        assert!(Arc::strong_count(&guard) > 1, "the guard came back before the read was over");
+        drop(read);
+        assert_eq!(Arc::strong_count(&guard), 1, "somebody has kept the guard");
     }
 
     pub(super) fn remember(&mut self, store: &Store, back: u64) {
@@ -64,7 +81,7 @@ impl World {
     }
 
     /// Reads on with the reader that is there, which shows no less than it has shown.
-    pub(super) fn follow(&mut self, spec: &ReadSpec) {
+    pub(super) fn look_on(&mut self, spec: &ReadSpec) {
         if self.follower.is_none() {
             self.follower = self.open_reader();
             self.followed = 0;

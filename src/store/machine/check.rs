@@ -21,11 +21,28 @@ impl World {
         self.model.synced = synced;
         let is_woken = self.is_woken();
         assert!(is_woken || self.heads == (head, synced), "nobody was told of {head}, {synced}");
+        self.look_at_watches(head, synced)?;
         self.heads = (head, synced);
         for stream in STREAMS {
             let version = StreamVersion::new(self.model.version(stream));
             assert_eq!(store.version(stream)?, version, "the version of {stream:?}");
         }
+        Ok(())
+    }
+}
+
+impl World {
+    /// Who watches the synced head alone is told that it moved, and of nothing else.
+    fn look_at_watches(&mut self, head: u64, synced: u64) -> Result<()> {
+        let Some(watch) = &self.synced_watch else { return Ok(()) };
+        let (is_woken, has_moved) = (watch.signal().take(), self.heads.1 != synced);
+        assert!(is_woken || !has_moved, "nobody was told that {synced} positions are synced");
+        // The first word of a life may be of what was synced before it, and that of a failure is for everybody.
+        let is_first = self.synced_words == 0;
+        self.synced_words += u64::from(is_woken);
+        assert!(!is_woken || has_moved || is_first || self.is_troubled, "woken for nothing at {head}, {synced}");
+        let heads = (watch.head()?, watch.synced_head()?);
+        assert_eq!(heads, (Position::new(head), Position::new(synced)), "the heads of a watch");
         Ok(())
     }
 }
@@ -54,7 +71,7 @@ pub(super) fn assert_same(event: &RecordedEvent, model: &ModelEvent) {
     assert_eq!((event.stream.as_str(), event.version.number()), (model.stream, model.version), "{event:?}");
     assert_eq!((event.commit.number(), event.id), (model.commit, id_of(spec.id)), "{event:?}");
     assert_eq!((event.event_type.as_str(), &event.payload), (spec.event_type, &spec.payload()), "{event:?}");
-    assert_eq!(event.time, Timestamp::from_nanos(spec.time), "{event:?}");
+    assert_eq!((event.schema_version, event.time.nanos()), (spec.schema, spec.time), "{event:?}");
     assert_eq!(event.metadata.as_deref(), spec.metadata.map(str::as_bytes), "{event:?}");
     let tags: BTreeSet<&str> = spec.tags.iter().copied().collect();
     assert_eq!(event.tags, tags.into_iter().collect::<Vec<_>>(), "{event:?}");

@@ -8,8 +8,9 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use super::operation::{
-    After, BatchSpec, CATEGORIES, Change, CommitSpec, ConditionSpec, End, EventSpec, Expect, FaultSpec, ItemSpec, KEYS,
-    Operation, PartSpec, QuerySpec, ReadSpec, STREAMS, SUBSCRIPTIONS, Script, Setup, TAGS, TYPES,
+    After, BatchSpec, CATEGORIES, Change, CommitSpec, ConditionSpec, End, EventSpec, Expect, FaultSpec, FollowSpec,
+    Handling, ItemSpec, KEYS, Operation, PartSpec, QuerySpec, ReadSpec, ReplaySpec, STREAMS, SUBSCRIPTIONS, Script,
+    Setup, Start, SubscribeSpec, TAGS, TYPES,
 };
 use crate::storage::{Call, FileSystem};
 use crate::store::ReadMode;
@@ -17,7 +18,7 @@ use crate::types::Durability;
 
 /// Scripts of up to so many operations.
 pub(super) fn script(operations_max: usize) -> impl Strategy<Value = Script> {
-    (setup(), vec(operation(), 1..operations_max)).prop_map(|(setup, operations)| Script { setup, operations })
+    (setup(), vec(operation(), 1..=operations_max)).prop_map(|(setup, operations)| Script { setup, operations })
 }
 
 fn setup() -> impl Strategy<Value = Setup> {
@@ -46,6 +47,7 @@ fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
         50 => appending(),
         14 => reading(),
+        6 => following(),
         20 => keeping(),
         8 => prop_oneof![3 => Just(Operation::Maintain), 2 => Just(Operation::Sync)],
         2 => (-3000..3000_i64).prop_map(Operation::MoveClock),
@@ -58,7 +60,8 @@ fn operation() -> impl Strategy<Value = Operation> {
 
 fn appending() -> impl Strategy<Value = Operation> {
     prop_oneof![
-        24 => commit().prop_map(Operation::Send),
+        22 => commit().prop_map(Operation::Send),
+        2 => commit().prop_map(Operation::SendThrough),
         8 => vec(commit(), 1..6).prop_map(Operation::SendAll),
         12 => (any::<Index>(), change()).prop_map(|(index, change)| Operation::Resend(index, change)),
         1 => prop_oneof![1 => 0..7_usize, 2 => Just(usize::MAX)].prop_map(Operation::Admit),
@@ -71,16 +74,61 @@ fn reading() -> impl Strategy<Value = Operation> {
         1 => Just(Operation::Count),
         2 => (0..6_u64).prop_map(Operation::Remember),
         2 => read().prop_map(Operation::LookBeside),
-        3 => read().prop_map(Operation::Follow),
+        3 => read().prop_map(Operation::LookOn),
+        1 => read().prop_map(Operation::Lend),
         1 => Just(Operation::Backup),
     ]
+}
+
+fn following() -> impl Strategy<Value = Operation> {
+    let follow = (query(), after(), any::<bool>());
+    prop_oneof![
+        2 => follow.prop_map(|(query, after, visible)| Operation::Follow(FollowSpec { query, after, visible })),
+        4 => Just(Operation::FollowOn),
+        1 => after().prop_map(Operation::Seek),
+        3 => (read(), handling())
+            .prop_map(|(read, handling)| Operation::Replay(ReplaySpec { read, handling })),
+    ]
+}
+
+fn handling() -> impl Strategy<Value = Handling> {
+    prop_oneof![
+        1 => Just(Handling::Whole),
+        1 => (1..4_usize).prop_map(Handling::Parallel),
+        2 => (0..9_usize).prop_map(Handling::Stopped),
+        2 => (0..9_usize).prop_map(Handling::Failing),
+    ]
+}
+
+fn after() -> impl Strategy<Value = After> {
+    prop_oneof![1 => Just(After::Beginning), 4 => (-3..6_i64).prop_map(After::BeforeHead)]
+}
+
+fn subscribe() -> impl Strategy<Value = SubscribeSpec> {
+    let query = prop_oneof![1 => Just(QuerySpec::default()), 1 => query()];
+    let start = prop_oneof![
+        2 => Just(Start::Usual),
+        1 => Just(Start::Beginning),
+        2 => after().prop_map(Start::After),
+        2 => Just(Start::End),
+    ];
+    let batch = option::weighted(0.4, prop_oneof![1 => Just(0), 20 => 1..9_usize]);
+    (name(SUBSCRIPTIONS), query, start, any::<bool>(), batch, 0..6_usize).prop_map(
+        |(name, query, start, visible, batch, acknowledged)| SubscribeSpec {
+            name,
+            query,
+            start,
+            visible,
+            batch,
+            acknowledged,
+        },
+    )
 }
 
 fn keeping() -> impl Strategy<Value = Operation> {
     let back = -1..4_i64;
     let save = (name(STREAMS), back, 0..2_u64);
     let load = (name(STREAMS), option::of(0..4_u64), 0..2_u64);
-    let subscribe = (name(SUBSCRIPTIONS), 0..6_usize, any::<bool>());
     prop_oneof![
         16 => batch().prop_map(Operation::Put),
         1 => name(KEYS).prop_map(Operation::Wear),
@@ -88,8 +136,8 @@ fn keeping() -> impl Strategy<Value = Operation> {
         4 => save.prop_map(|(stream, back, schema)| Operation::SaveSnapshot { stream, back, schema }),
         4 => load.prop_map(|(stream, back, schema)| Operation::LoadSnapshot { stream, back, schema }),
         1 => name(STREAMS).prop_map(Operation::DeleteSnapshot),
-        5 => subscribe.prop_map(|(name, acknowledged, visible)| Operation::Subscribe { name, acknowledged, visible }),
-        1 => name(SUBSCRIPTIONS).prop_map(Operation::Unsubscribe),
+        6 => subscribe().prop_map(Operation::Subscribe),
+        2 => name(SUBSCRIPTIONS).prop_map(Operation::Unsubscribe),
     ]
 }
 
@@ -109,7 +157,7 @@ fn reopen() -> impl Strategy<Value = Operation> {
         3 => Just(End::Kill),
         5 => Just(End::PowerLoss),
     ];
-    (end, mode()).prop_map(|(end, mode)| Operation::Reopen(end, mode))
+    (end, mode(), any::<bool>()).prop_map(|(end, mode, must_exist)| Operation::Reopen(end, mode, must_exist))
 }
 
 fn fault() -> impl Strategy<Value = FaultSpec> {
@@ -154,12 +202,14 @@ fn expect() -> impl Strategy<Value = Expect> {
 fn event() -> impl Strategy<Value = EventSpec> {
     let metadata = select(vec![None, Some("{}"), Some("{\"who\":1}")]);
     let payload_bytes = prop_oneof![9 => 0..20_usize, 2 => 400..600_usize, 1 => 500..2_000_usize];
-    (name(TYPES), payload_bytes, 0..40_i64, vec(name(TAGS), 0..4), metadata).prop_map(
-        |(event_type, payload_bytes, time, tags, metadata)| EventSpec {
+    let schema = prop_oneof![2 => Just(1), 1 => 0..4_u32, 1 => Just(u32::MAX)];
+    (name(TYPES), payload_bytes, schema, 0..40_i64, vec(name(TAGS), 0..4), metadata).prop_map(
+        |(event_type, payload_bytes, schema, time, tags, metadata)| EventSpec {
             id: 0,
             payload_seed: 0,
             payload_bytes,
             event_type,
+            schema,
             time,
             tags,
             metadata,
@@ -189,8 +239,7 @@ fn query() -> impl Strategy<Value = QuerySpec> {
 }
 
 fn condition() -> impl Strategy<Value = ConditionSpec> {
-    let after = prop_oneof![1 => Just(After::Beginning), 4 => (-3..6_i64).prop_map(After::BeforeHead)];
-    (query(), after).prop_map(|(query, after)| ConditionSpec { query, after })
+    (query(), after()).prop_map(|(query, after)| ConditionSpec { query, after })
 }
 
 fn commit() -> impl Strategy<Value = CommitSpec> {

@@ -26,7 +26,7 @@ impl Value {
                 .is_ok_and(|(header, _)| (header.version, header.schema) == (*version, *schema)),
             (None, Meaning::Checkpoint(place)) => {
                 let saved: serde_json::Value = serde_json::from_slice(bytes).unwrap_or_default();
-                saved["subscription"]["position"] == place.position
+                saved["subscription"]["position"].as_u64() == place.as_ref().map(|place| place.position)
             }
         }
     }
@@ -35,8 +35,13 @@ impl Value {
 #[derive(Debug, Clone)]
 pub(super) enum Meaning {
     Plain,
-    Snapshot { version: u64, schema: u64, place: Place },
-    Checkpoint(Place),
+    Snapshot {
+        version: u64,
+        schema: u64,
+        place: Place,
+    },
+    /// Without a place for the beginning of the log.
+    Checkpoint(Option<Place>),
 }
 
 /// Keys with their new values; without for a deletion.

@@ -1,11 +1,8 @@
-//! What is kept beside the log: values by key, snapshots, and how far subscriptions are.
-
-use std::ops::RangeInclusive;
-use std::time::Duration;
+//! What is kept beside the log: values by key, and snapshots.
 
 use super::check;
 use super::journal::{Meaning, Value, Write, assert_like};
-use super::model::{Place, Standing};
+use super::model::Standing;
 use super::operation::{BatchSpec, STREAMS};
 use super::world::World;
 use crate::error::{Error, Result};
@@ -13,7 +10,6 @@ use crate::storage::Dice;
 use crate::store::snapshot::key_of;
 use crate::store::{NewSnapshot, Snapshot, SnapshotQuery, State, StateBatch, StateWritten, Store};
 use crate::types::{Durability, StreamVersion};
-use crate::{Item, Subscription};
 
 /// So many values of this size, one after the other, fill more segments than a state has that is not compacted.
 const WEARING_WRITES: usize = 12;
@@ -77,7 +73,7 @@ impl World {
     }
 
     /// Takes what was written, or may be.
-    fn note_write<T>(&mut self, result: Result<T>, write: Write, durability: Durability) -> Option<T> {
+    pub(super) fn note_write<T>(&mut self, result: Result<T>, write: Write, durability: Durability) -> Option<T> {
         match result {
             Ok(written) => {
                 self.journal.write(write);
@@ -201,95 +197,10 @@ impl World {
     }
 
     /// What has no value is not deleted: nothing is written then.
-    fn note_deletion(&mut self, deleted: Result<()>, key: String) {
+    pub(super) fn note_deletion(&mut self, deleted: Result<()>, key: String) {
         if deleted.is_ok() && self.journal.value(&key).is_none() {
             return;
         }
         self.note_write(deleted, vec![(key, None)], self.durability());
     }
-
-    // --- Subscriptions ---
-
-    /// Everything behind the checkpoint is delivered, in order, and nothing before it.
-    pub(super) fn subscribe(&mut self, store: &Store, name: &'static str, acknowledged: usize, visible: bool) {
-        let subscribe = if visible { store.subscribe(name).visible() } else { store.subscribe(name).synced() };
-        let checkpoint = match self.journal.value(&checkpoint_key(name)).map(|value| value.meaning) {
-            Some(Meaning::Checkpoint(place)) => Some(place),
-            _ => None,
-        };
-        let standing = checkpoint.as_ref().map_or(Standing::Same, |place| self.model.standing(place));
-        let mut subscription = match subscribe.open() {
-            Err(Error::HistoryChanged { .. }) => {
-                assert_ne!(standing, Standing::Same, "the checkpoint of {name:?} is of this history");
-                return self.unsubscribe(store, name);
-            }
-            opened => {
-                let Some(subscription) = self.excused(opened, "subscribe") else { return };
-                assert_ne!(standing, Standing::Other, "the checkpoint of {name:?} is of another history");
-                subscription
-            }
-        };
-        let last = if visible { self.model.head() } else { self.model.synced };
-        let first = checkpoint.map_or(0, |place| place.position) + 1;
-        let unsaved = self.pull(store, name, &mut subscription, first..=last, acknowledged);
-        let closed = subscription.close();
-        match unsaved {
-            Some(place) => drop(self.note_checkpoint(store, name, place, closed)),
-            None => drop(self.excused(closed, "close a subscription")),
-        }
-    }
-
-    /// Pulls everything behind the checkpoint. Returns the last place that was acknowledged, if its checkpoint could not be
-    /// saved, which the close will try again.
-    fn pull(
-        &mut self,
-        store: &Store,
-        name: &str,
-        subscription: &mut Subscription,
-        positions: RangeInclusive<u64>,
-        acknowledged: usize,
-    ) -> Option<Place> {
-        let mut unsaved = None;
-        for (count, position) in positions.enumerate() {
-            let pulled = subscription.next_within(Duration::ZERO);
-            let pulled = self.excused(pulled, "pull an event");
-            let Some(pulled) = pulled else { return unsaved };
-            let Some(Item::Event(delivery)) = pulled else { panic!("{pulled:?} instead of position {position}") };
-            check::assert_same(&delivery, self.model.at(position));
-            assert_eq!(delivery.position.number(), position, "the place of an event");
-            if count < acknowledged {
-                self.counts.acknowledged += 1;
-                let place = self.model.place(position);
-                let acked = delivery.ack();
-                unsaved = (!self.note_checkpoint(store, name, place.clone(), acked)).then_some(place);
-            }
-        }
-        let pulled = subscription.next_within(Duration::ZERO);
-        let pulled = self.excused(pulled, "pull what is behind the last event");
-        assert!(matches!(pulled, None | Some(Some(Item::CaughtUp))), "{pulled:?} behind the last event");
-        unsaved
-    }
-
-    /// Takes a checkpoint that was saved, or may be; whether it was one of these.
-    fn note_checkpoint(&mut self, store: &Store, name: &str, place: Place, saved: Result<()>) -> bool {
-        let key = checkpoint_key(name);
-        let bytes = store.state().and_then(|state| state.get(&key)).unwrap_or_default();
-        let value = Value { bytes: bytes.filter(|_| saved.is_ok()), meaning: Meaning::Checkpoint(place) };
-        let is_doubtful = matches!(saved, Err(Error::Indeterminate { .. }));
-        self.note_write(saved, vec![(key, Some(value))], Durability::Os).is_some() || is_doubtful
-    }
-
-    pub(super) fn unsubscribe(&mut self, store: &Store, name: &'static str) {
-        let deleted = store.delete_subscription(name);
-        let is_deleted = deleted.is_ok();
-        self.note_deletion(deleted, checkpoint_key(name));
-        let left = store.subscription_checkpoint(name);
-        let left = self.excused(left, "look for a checkpoint that was deleted").flatten();
-        assert!(!is_deleted || left.is_none(), "the checkpoint of {name:?} was deleted");
-    }
-}
-
-/// The key of a subscription's checkpoint, as it is in stores that exist.
-fn checkpoint_key(name: &str) -> String {
-    format!("checkpoint-{name}")
 }

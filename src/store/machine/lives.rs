@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::check;
+use super::following::Following;
 use super::operation::{End, ReadSpec};
 use super::sending::last_commit;
 use super::world::{Medium, World};
@@ -13,22 +14,22 @@ use crate::store::Store;
 
 impl World {
     pub(super) fn end(&mut self, end: End) {
-        let store = self.store.take();
+        let (store, following) = (self.store.take(), self.following.take());
         match (end, &self.medium) {
             (End::Close, _) => {
                 if let Some(store) = store {
-                    self.close(store);
+                    self.close(store, following);
                 }
             }
-            (End::Drop, _) | (_, Medium::Directory(_)) => drop(store),
+            (End::Drop, _) | (_, Medium::Directory(_)) => drop((store, following)),
             (End::Kill | End::PowerLoss, Medium::Simulated(disk)) => {
                 let disk = disk.clone();
                 disk.stop();
-                drop(store);
+                drop((store, following));
                 self.crash(end, &disk);
             }
         }
-        self.watch = None;
+        (self.watch, self.synced_watch) = (None, None);
     }
 
     fn crash(&mut self, end: End, disk: &SimulatedDisk) {
@@ -47,12 +48,15 @@ impl World {
     }
 
     /// Closes the store. Who has another handle of it goes on reading, and appends nothing.
-    fn close(&mut self, store: Store) {
+    fn close(&mut self, store: Store, following: Option<Following>) {
         let other = store.clone();
         self.note_all_durable(store.close(), "close");
         self.send_closed(&other);
         let compared = check::compare(&other, &self.model, &ReadSpec::default(), self.model.head());
         self.excused(compared, "read what is closed");
+        if let Some(following) = following.filter(|_| !self.is_troubled) {
+            self.follow_to_the_end(following);
+        }
         if let Some(watch) = self.watch.take() {
             // One last look is owed to who watches, and no more.
             let waited = [(); 2].map(|()| watch.wait(Some(Duration::ZERO)));
@@ -65,6 +69,7 @@ impl World {
     pub(super) fn finish(&mut self) {
         self.end(End::Kill);
         self.is_troubled = false;
+        self.must_exist = self.is_made;
         self.admitted.store(usize::MAX, Ordering::Relaxed);
         self.verify();
         let store = self.opened().expect("a disk that works");

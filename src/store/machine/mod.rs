@@ -1,6 +1,12 @@
 //! A state machine: scripts of every public operation of the store, with crashes, reopens and faults among them, done to
 //! a store and to a model of it side by side.
 //!
+//! The operations are those of one thread on one directory. Stores in memory, the background thread, and subscriptions
+//! that consumers share are those of `tests/semantics` and `store::schedules`. What is built on the store has suites of its
+//! own: aggregates in `aggregate::tests` and `tests/semantics`, handlers in `handler::tests` and `tests/kill_handlers.rs`,
+//! projections in `projection::crashes`, process managers in `tests/processes` and `tests/power_processes.rs`, tenants in
+//! `tests/tenants.rs` and `tests/kill_tenants.rs`.
+//!
 //! Scripts are data, and a script is done the same way every time, so that one that fails is made smaller until nothing
 //! can be left out, and then printed. A seed is a script; how many come from the environment, and which:
 //!
@@ -11,13 +17,16 @@
 
 mod beside;
 mod check;
+mod following;
 mod generate;
 mod journal;
 mod keeping;
 mod lives;
 mod model;
 mod operation;
+mod printing;
 mod sending;
+mod subscribing;
 mod world;
 
 use std::cell::Cell;
@@ -56,6 +65,10 @@ struct Counts {
     lost_events: u64,
     cut_tails: u64,
     state_writes: u64,
+    /// Events that came to what follows the log, that replays have handled, and that subscriptions have delivered.
+    followed: u64,
+    replayed: u64,
+    delivered: u64,
     acknowledged: u64,
     backups: u64,
     /// States whose oldest segments were removed.
@@ -76,6 +89,9 @@ impl AddAssign for Counts {
         self.lost_events += other.lost_events;
         self.cut_tails += other.cut_tails;
         self.state_writes += other.state_writes;
+        self.followed += other.followed;
+        self.replayed += other.replayed;
+        self.delivered += other.delivered;
         self.acknowledged += other.acknowledged;
         self.backups += other.backups;
         self.compacted += other.compacted;
@@ -86,9 +102,10 @@ impl Counts {
     /// A machine in which nothing goes wrong shows nothing.
     fn assert_enough(&self, cases: u64) {
         let often = [self.opens, self.power_losses, self.kills, self.failed_calls, self.commits, self.conflicts];
+        let read = [self.followed, self.replayed, self.delivered];
         let seldom = [self.deduplicated, self.doubts, self.sent_again, self.lost_events, self.state_writes];
         let beside = [self.acknowledged, self.backups, self.compacted, self.cut_tails];
-        let is_enough = often.iter().all(|count| *count >= cases / 2)
+        let is_enough = often.iter().chain(&read).all(|count| *count >= cases / 2)
             && seldom.iter().chain(&beside).all(|count| *count >= cases / 20);
         assert!(is_enough, "too little happened: {self:?}");
     }

@@ -305,6 +305,14 @@ impl Expect {
 }
 
 impl After {
+    /// What it is when the head is there.
+    pub(super) fn settled(self, head: u64) -> Self {
+        match self {
+            After::BeforeHead(before) => After::Position((head as i64 - before).max(0) as u64),
+            settled => settled,
+        }
+    }
+
     /// The position, 0 for the beginning.
     pub(super) fn position(self) -> u64 {
         match self {

@@ -3,7 +3,6 @@
 //! An operation means something in every state of the store, so that a script stays one when parts of it are left out.
 //! What is relative, such as the version that a commit expects, is settled when the operation is done.
 
-use std::fmt;
 use std::io::ErrorKind;
 
 use proptest::sample::Index;
@@ -44,6 +43,8 @@ pub(super) struct Setup {
 #[derive(Debug, Clone)]
 pub(super) enum Operation {
     Send(CommitSpec),
+    /// Through a handle that gives metadata to events without any.
+    SendThrough(CommitSpec),
     SendAll(Vec<CommitSpec>),
     /// One of the commits that were sent before, again; perhaps with a change.
     Resend(Index, Change),
@@ -58,7 +59,16 @@ pub(super) enum Operation {
     /// The store is opened for reading, and read from.
     LookBeside(ReadSpec),
     /// The reader that was opened longest ago reads on; there is one from now on.
-    Follow(ReadSpec),
+    LookOn(ReadSpec),
+    /// The log is followed from somewhere on, instead of what was followed before.
+    Follow(FollowSpec),
+    /// What follows the log reads on, to the head that there is now; everything is followed if nothing was.
+    FollowOn,
+    /// What follows the log goes on elsewhere.
+    Seek(After),
+    Replay(ReplaySpec),
+    /// A handle with a guard is lent to somebody, who reads.
+    Lend(ReadSpec),
     /// Somebody else tries to open the store for writing.
     OpenTwice,
     Verify,
@@ -79,12 +89,7 @@ pub(super) enum Operation {
         schema: u64,
     },
     DeleteSnapshot(&'static str),
-    /// Pulls everything that a subscription delivers, and acknowledges the first few.
-    Subscribe {
-        name: &'static str,
-        acknowledged: usize,
-        visible: bool,
-    },
+    Subscribe(SubscribeSpec),
     Unsubscribe(&'static str),
     /// Moves the clock by so many milliseconds; back, too.
     MoveClock(i64),
@@ -94,7 +99,8 @@ pub(super) enum Operation {
     /// The disk has so many bytes left.
     Fill(u64),
     Free,
-    Reopen(End, ReadMode),
+    /// With `true` only a store that exists is opened.
+    Reopen(End, ReadMode, bool),
 }
 
 /// How a life of the store ends.
@@ -125,6 +131,7 @@ pub(super) struct EventSpec {
     pub(super) payload_seed: u64,
     pub(super) payload_bytes: usize,
     pub(super) event_type: &'static str,
+    pub(super) schema: u32,
     pub(super) time: i64,
     pub(super) tags: Vec<&'static str>,
     pub(super) metadata: Option<&'static str>,
@@ -159,10 +166,10 @@ pub(super) struct ConditionSpec {
     pub(super) after: After,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum After {
     Beginning,
-    /// So many positions before the head when the commit is sent; a negative number lies beyond it.
+    /// So many positions before the head when the operation is done; a negative number lies beyond it.
     BeforeHead(i64),
     Position(u64),
 }
@@ -206,6 +213,56 @@ pub(super) struct ReadSpec {
     pub(super) reverse: bool,
     pub(super) since: Option<i64>,
     pub(super) until: Option<i64>,
+}
+
+/// What is followed, and from where on.
+#[derive(Debug, Clone)]
+pub(super) struct FollowSpec {
+    pub(super) query: QuerySpec,
+    pub(super) after: After,
+    pub(super) visible: bool,
+}
+
+/// A replay of what a read finds, and another that goes on where that one has ended.
+#[derive(Debug, Clone)]
+pub(super) struct ReplaySpec {
+    pub(super) read: ReadSpec,
+    pub(super) handling: Handling,
+}
+
+/// How a replay handles its events.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Handling {
+    Whole,
+    /// On so many threads.
+    Parallel(usize),
+    /// It is stopped after so many events.
+    Stopped(usize),
+    /// The handler fails at the event that comes after so many.
+    Failing(usize),
+}
+
+/// A subscription that is opened, pulled until it has caught up, and closed.
+#[derive(Debug, Clone)]
+pub(super) struct SubscribeSpec {
+    pub(super) name: &'static str,
+    pub(super) query: QuerySpec,
+    /// Where it begins if it has no checkpoint.
+    pub(super) start: Start,
+    pub(super) visible: bool,
+    /// Events come in batches of so many at most, instead of one by one.
+    pub(super) batch: Option<usize>,
+    /// So many of the first events or batches are acknowledged.
+    pub(super) acknowledged: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    /// Nothing is said.
+    Usual,
+    Beginning,
+    After(After),
+    End,
 }
 
 /// Changes of the state.
@@ -268,67 +325,5 @@ impl ItemSpec {
         let query = self.tags.iter().fold(query, |query, tag| query.and_tag(*tag));
         let query = self.category.map_or(query.clone(), |category| query.and_category(category));
         self.stream.map_or(query.clone(), |stream| query.and_stream(stream))
-    }
-}
-
-/// A line for each operation: a script that failed is read by somebody, and written into a test.
-impl fmt::Debug for Script {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:?}", self.setup)?;
-        self.operations.iter().enumerate().try_for_each(|(index, operation)| writeln!(f, "{index:4}  {operation:?}"))
-    }
-}
-
-impl fmt::Debug for CommitSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(&self.parts).finish()?;
-        self.checks.iter().try_for_each(|(stream, expect)| write!(f, " if {stream} is {expect:?}"))?;
-        self.conditions.iter().try_for_each(|condition| write!(f, " unless {condition:?}"))?;
-        self.durability.map_or(Ok(()), |durability| write!(f, " {durability:?}"))
-    }
-}
-
-impl fmt::Debug for PartSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {:?}: {:?}", self.stream, self.expect, self.events)
-    }
-}
-
-impl fmt::Debug for EventSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.event_type)?;
-        match (self.id, self.payload_seed) {
-            (0, _) => {}
-            (id, seed) if id == seed => write!(f, " #{id}")?,
-            (id, seed) => write!(f, " #{id} of seed {seed}")?,
-        }
-        write!(f, " {} B at {}", self.payload_bytes, self.time)?;
-        self.tags.iter().try_for_each(|tag| write!(f, " +{tag}"))?;
-        self.metadata.map_or(Ok(()), |metadata| write!(f, " {metadata}"))
-    }
-}
-
-impl fmt::Debug for ItemSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.stream.map_or(Ok(()), |stream| write!(f, " stream {stream}"))?;
-        self.category.map_or(Ok(()), |category| write!(f, " category {category}"))?;
-        self.types.iter().try_for_each(|name| write!(f, " {name}"))?;
-        self.tags.iter().try_for_each(|tag| write!(f, " +{tag}"))
-    }
-}
-
-impl fmt::Debug for ReadSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.query)?;
-        match self.begin {
-            None => {}
-            Some((begin, true)) => write!(f, " from {begin}")?,
-            Some((begin, false)) => write!(f, " after {begin}")?,
-        }
-        self.upto.map_or(Ok(()), |upto| write!(f, " upto {upto}"))?;
-        self.limit.map_or(Ok(()), |limit| write!(f, " limit {limit}"))?;
-        self.since.map_or(Ok(()), |since| write!(f, " since {since}"))?;
-        self.until.map_or(Ok(()), |until| write!(f, " until {until}"))?;
-        if self.reverse { write!(f, " reverse") } else { Ok(()) }
     }
 }

@@ -8,7 +8,7 @@ use super::model::{Decision, Model, Told};
 use super::operation::{After, Change, CommitSpec, EventSpec, Expect, PartSpec};
 use super::world::World;
 use crate::error::Error;
-use crate::store::{AppendError, Appended, Commit, NewEvent, Store};
+use crate::store::{AppendError, Appended, Commit, Metadata, NewEvent, Store};
 use crate::types::{Durability, EventId, Position, Timestamp};
 
 /// What became of a commit.
@@ -27,6 +27,15 @@ impl World {
         self.send(store, commit);
     }
 
+    /// Through a handle that gives metadata to events without any.
+    pub(super) fn send_through(&mut self, store: &Store, spec: &CommitSpec) {
+        let bare = self.settled(spec.clone(), &self.model.clone());
+        let mut commit = bare.clone();
+        commit.events_mut().for_each(|event| event.metadata = event.metadata.or(Some("{\"who\":2}")));
+        let giving = store.with_metadata(&Metadata::new().set("who", 2)).unwrap();
+        self.send_as(&giving, &bare, commit);
+    }
+
     pub(super) fn resend(&mut self, store: &Store, index: Index, change: Change) {
         if self.sent.is_empty() {
             return;
@@ -38,8 +47,13 @@ impl World {
 
     /// Sends a commit whose expectations are settled.
     pub(super) fn send(&mut self, store: &Store, commit: CommitSpec) {
+        self.send_as(store, &commit.clone(), commit);
+    }
+
+    /// Sends a commit that becomes `commit` on its way.
+    fn send_as(&mut self, store: &Store, bare: &CommitSpec, commit: CommitSpec) {
         let was_poisoned = is_poisoned(store);
-        let sent = store.send(commit_of(&commit));
+        let sent = store.send(commit_of(bare));
         let is_poisoned = is_poisoned(store);
         assert!(!was_poisoned || sent.is_err(), "a poisoned store took {commit:?}");
         let has_failed = matches!(&sent, Err(error) if self.excuses(error.error()));
@@ -180,9 +194,7 @@ impl World {
         commit.parts.iter_mut().for_each(|part| settle(part.stream, &mut part.expect));
         commit.checks.iter_mut().for_each(|(stream, expect)| settle(stream, expect));
         for condition in &mut commit.conditions {
-            if let After::BeforeHead(before) = condition.after {
-                condition.after = After::Position((model.head() as i64 - before).max(0) as u64);
-            }
+            condition.after = condition.after.settled(model.head());
         }
         for event in commit.events_mut().filter(|event| event.id == 0) {
             self.drawn += 1;
@@ -203,6 +215,7 @@ pub(super) fn last_commit() -> CommitSpec {
         payload_seed: 0,
         payload_bytes: 10,
         event_type: "One",
+        schema: 1,
         time: 1,
         tags: vec!["x"],
         metadata: None,
@@ -220,14 +233,18 @@ fn commit_of(spec: &CommitSpec) -> Commit {
         commit = commit.expect(*stream, expect.expected());
     }
     for condition in &spec.conditions {
-        commit = commit.unless_after(condition.query.query(), Position::new(condition.after.position()));
+        commit = match condition.after {
+            After::Beginning => commit.unless(condition.query.query()),
+            after => commit.unless_after(condition.query.query(), Position::new(after.position())),
+        };
     }
     spec.durability.map_or(commit.clone(), |durability| commit.durability(durability))
 }
 
 fn event_of(spec: &EventSpec) -> NewEvent {
     let event = NewEvent::raw(spec.event_type, spec.payload()).id(id_of(spec.id));
-    let event = event.time(Timestamp::from_nanos(spec.time)).tags(spec.tags.iter().copied());
+    let event = event.schema_version(spec.schema).time(Timestamp::from_nanos(spec.time));
+    let event = event.tags(spec.tags.iter().copied());
     spec.metadata.map_or(event.clone(), |metadata| event.metadata_json(metadata))
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use super::following::Following;
 use super::journal::Journal;
 use super::model::{Model, Place};
 use super::operation::{CommitSpec, End, FaultSpec, Operation, Script, Setup};
@@ -13,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::randomness::SeededRandomness;
 use crate::storage::{Disk, Fault, RealDisk, SimulatedDisk};
 use crate::store::{HistoryPoint, Options, ReadMode, StateVersion, Store, Watch};
+use crate::subscription::Horizon;
 use crate::types::{Durability, Timestamp};
 
 /// Where the store is.
@@ -27,16 +29,21 @@ pub(super) struct World {
     setup: Setup,
     pub(super) medium: Medium,
     mode: ReadMode,
-    clock: ManualClock,
+    pub(super) clock: ManualClock,
     /// The largest commit that is admitted, in events.
     pub(super) admitted: Arc<AtomicUsize>,
     /// Without before it is opened, and after what ended its life.
     pub(super) store: Option<Store>,
     pub(super) watch: Option<Watch>,
+    /// Of the synced head alone.
+    pub(super) synced_watch: Option<Watch>,
+    /// How often that was raised in this life.
+    pub(super) synced_words: u64,
     /// What the heads were when they were last looked at.
     pub(super) heads: (u64, u64),
     pub(super) follower: Option<Store>,
     pub(super) followed: u64,
+    pub(super) following: Option<Following>,
     pub(super) model: Model,
     pub(super) journal: Journal,
     pub(super) sent: Vec<CommitSpec>,
@@ -49,6 +56,8 @@ pub(super) struct World {
     pub(super) is_troubled: bool,
     /// A store was opened well once.
     pub(super) is_made: bool,
+    /// No store is made where there is none.
+    pub(super) must_exist: bool,
     opens: u64,
     failed_opens: u64,
     /// The numbers that ids and payloads are made of.
@@ -65,9 +74,12 @@ impl World {
             admitted: Arc::new(AtomicUsize::new(usize::MAX)),
             store: None,
             watch: None,
+            synced_watch: None,
+            synced_words: 0,
             heads: (0, 0),
             follower: None,
             followed: 0,
+            following: None,
             model: Model::default(),
             journal: Journal::default(),
             sent: Vec::new(),
@@ -76,6 +88,7 @@ impl World {
             old_version: None,
             is_troubled: false,
             is_made: false,
+            must_exist: false,
             opens: 0,
             failed_opens: 0,
             drawn: 0,
@@ -106,14 +119,14 @@ impl World {
             Operation::LosePowerAfter(calls) => self.trouble(|disk| disk.lose_power_after(*calls)),
             Operation::Fill(bytes) => self.trouble(|disk| disk.set_budget(disk.used() + bytes)),
             Operation::Free => self.on_simulated(|disk| disk.set_budget(u64::MAX)),
-            Operation::Reopen(end, mode) => {
+            Operation::Reopen(end, mode, must_exist) => {
                 self.end(*end);
-                self.mode = *mode;
+                (self.mode, self.must_exist) = (*mode, *must_exist);
                 self.opened();
             }
             Operation::Verify => self.verify(),
             Operation::LookBeside(read) => self.look_beside(read),
-            Operation::Follow(read) => self.follow(read),
+            Operation::LookOn(read) => self.look_on(read),
             operation => {
                 if let Some(store) = self.opened() {
                     self.work(&store, operation);
@@ -130,12 +143,18 @@ impl World {
     fn work(&mut self, store: &Store, operation: &Operation) {
         match operation {
             Operation::Send(commit) => self.send_new(store, commit),
+            Operation::SendThrough(commit) => self.send_through(store, commit),
             Operation::SendAll(commits) => self.send_all(store, commits),
             Operation::Resend(index, change) => self.resend(store, *index, *change),
             Operation::Read(read) => {
                 let compared = check::compare(store, &self.model, read, self.model.head());
                 self.excused(compared, "read");
             }
+            Operation::Follow(spec) => self.follow(store, spec),
+            Operation::FollowOn => self.follow_on(store),
+            Operation::Seek(after) => self.seek(store, *after),
+            Operation::Replay(spec) => self.replay(store, spec),
+            Operation::Lend(read) => self.lend(store, read),
             Operation::Count => self.count(store),
             Operation::Remember(back) => self.remember(store, *back),
             Operation::Sync => drop(self.note_durable(store.sync(), "sync")),
@@ -148,9 +167,7 @@ impl World {
             Operation::SaveSnapshot { stream, back, schema } => self.save_snapshot(store, stream, *back, *schema),
             Operation::LoadSnapshot { stream, back, schema } => self.load_snapshot(store, stream, *back, *schema),
             Operation::DeleteSnapshot(stream) => self.delete_snapshot(store, stream),
-            Operation::Subscribe { name, acknowledged, visible } => {
-                self.subscribe(store, name, *acknowledged, *visible);
-            }
+            Operation::Subscribe(spec) => self.subscribe(store, spec),
             Operation::Unsubscribe(name) => self.unsubscribe(store, name),
             operation => unreachable!("{operation:?} needs no store that is open"),
         }
@@ -253,18 +270,27 @@ impl World {
     /// Opens the store, and checks that it is what it has to be.
     fn open(&mut self) -> Option<Store> {
         self.opens += 1;
-        let opened = Store::open_on(self.disk(), self.options(), true);
+        let opened = Store::open_on(self.disk(), self.options(), !self.must_exist);
+        if let Err(Error::NotFound { .. }) = opened {
+            assert!(self.must_exist && !self.is_made, "a store that was made is not found");
+            self.must_exist = false;
+            return None;
+        }
         let store = self.excused(opened, "open")?;
+        assert!(self.opens > 1 || !self.must_exist, "a store was opened that nobody has made");
         self.is_made = true;
         let recovered = self.recover(&store);
         self.excused(recovered, "look at what was recovered")?;
         self.counts.opens += 1;
         self.heads = (self.model.head(), self.model.head());
-        self.watch = Some(store.watch());
+        (self.watch, self.synced_watch) = (Some(store.watch()), Some(store.watch_synced()));
+        self.synced_words = 0;
         for commit in std::mem::take(&mut self.doubtful) {
             self.counts.sent_again += 1;
             self.send(&store, commit);
         }
+        let looked = self.look(&store);
+        self.excused(looked, "look at the heads");
         Some(store)
     }
 
@@ -299,6 +325,14 @@ impl World {
 
     pub(super) fn is_open(&self) -> bool {
         self.store.is_some()
+    }
+
+    /// The head up to which somebody reads.
+    pub(super) fn horizon(&self, horizon: Horizon) -> u64 {
+        match horizon {
+            Horizon::Visible => self.model.head(),
+            Horizon::Synced => self.model.synced,
+        }
     }
 
     /// Whether the signal was raised since the last time.
