@@ -248,9 +248,13 @@ impl Opening<'_> {
                 Ok(file)
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let file = self.disk.create(SYNCED_HEAD_PATH).map_err(failed)?;
+                // It gets its name when its bytes are synced: before that they may be those of any file that was removed,
+                // of the synced head of another log as well.
+                let temporary = format!("{SYNCED_HEAD_PATH}.tmp");
+                let file = self.disk.create(&temporary).map_err(failed)?;
                 file.write_at(&[0; SYNCED_HEAD_BYTES], 0).map_err(failed)?;
                 file.sync().map_err(failed)?;
+                self.disk.rename(&temporary, SYNCED_HEAD_PATH).map_err(failed)?;
                 self.disk.sync_dir("").map_err(failed)?;
                 Ok(file)
             }

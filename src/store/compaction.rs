@@ -219,8 +219,13 @@ impl Inner {
         let removed = self.log.trim_before(self.appender()?, first_kept, |entered| {
             self.index.roll(entered.number, entered.salt, entered.first_position);
         });
+        // Also where the frame that says so could not be synced: nothing may lead to what the log does not have any more.
+        let has_entered = self.log.segments().iter().next().is_some_and(|first| first.number >= first_kept);
+        let forgotten = match has_entered {
+            true => self.index.forget_before(first_kept, self.first_kept_position()).map_err(Error::from),
+            false => Ok(()),
+        };
         let removed = removed.map_err(without_doubt)?;
-        let forgotten = self.index.forget_before(first_kept, self.first_kept_position()).map_err(Error::from);
         // Neither has to succeed: what is left over is removed at the next open.
         self.log.remove_files(&removed).and(forgotten)
     }
@@ -431,6 +436,26 @@ mod tests {
                 if is_over {
                     break;
                 }
+            }
+        }
+    }
+
+    /// Found by a crash history. The log went on in a new segment whose start frame could not be synced. The index still
+    /// led to the segments that the log did not have any more: where the newest event of a key was a deletion in one of
+    /// them, its value could not be looked up, and the state was called corrupt.
+    #[test]
+    fn a_deleted_key_has_no_value_also_where_a_compaction_has_failed() {
+        for after in 0.. {
+            let (_, disk, store, _) = filled();
+            disk.inject(Fault { after, forever: true, ..Fault::next(Call::Sync) });
+            let has_failed = compact(&store, &mut Compaction::default()).is_err();
+            for gone in 0..12 {
+                let newest = store.handle.inner.newest_of(&format!("gone-{gone}"), |event| event.event_type == PUT);
+                let newest = newest.unwrap_or_else(|error| panic!("behind {after} syncs: {error}"));
+                assert!(newest.is_none_or(|(_, is_put)| !is_put), "behind {after} syncs: {newest:?}");
+            }
+            if !has_failed {
+                break;
             }
         }
     }

@@ -576,6 +576,27 @@ fn a_start_frame_that_was_not_synced_before_a_kill_is_confirmed() {
     }
 }
 
+/// Found by the state machine. The synced head was made under its name, and a loss of power before its sync left a file
+/// with that name whose bytes were any: those that another log's synced head had had on the disk, which got the log
+/// refused as that of two stores.
+#[test]
+fn the_synced_head_has_its_name_only_when_its_bytes_are_synced() {
+    for after in 0.. {
+        let disk = FaultyDisk::new(MemoryDisk::new());
+        disk.inject(Fault::all_after(after));
+        let is_interrupted = try_open(&disk, small()).is_err();
+        for seed in 0..20 {
+            let left = disk.power_cut(seed);
+            let head = left.open(SYNCED_HEAD_PATH, Access::Read).map(|file| file.len().unwrap());
+            assert!(head.is_err() || head.unwrap() > 0, "after {after} calls, seed {seed}");
+        }
+        if !is_interrupted {
+            assert!(after > 5);
+            break;
+        }
+    }
+}
+
 /// Found by a crash history, in the state, whose segments are removed when it is compacted. The start frame that says so
 /// was written and not synced before a kill. The next open believed it, removed the segments, and would have synced it
 /// then: a loss of power in between left a log that had no longer what it said that it kept.
