@@ -29,6 +29,7 @@
 //! [the benches]: https://docs.rs/crate/annals/latest/source/docs/BENCHMARKS.md
 //! [docs/FORMAT.md]: https://docs.rs/crate/annals/latest/source/docs/FORMAT.md
 //! [docs/ARCHITECTURE.md]: https://docs.rs/crate/annals/latest/source/docs/ARCHITECTURE.md
+//! [docs/RELIABILITY.md]: https://docs.rs/crate/annals/latest/source/docs/RELIABILITY.md
 //! [docs/adr]: https://docs.rs/crate/annals/latest/source/docs/adr
 //!
 #![doc = include_str!("../README.md")]
