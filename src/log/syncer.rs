@@ -153,8 +153,9 @@ impl Syncer {
         }
         *outcome = Outcome::Good;
         self.synced_address.store(end.address, Ordering::Release);
-        log.confirm(end.position);
+        // Others first: whoever hears of a synced position here finds it there.
         self.tell(log, &end);
+        log.confirm(end.position);
         Ok(())
     }
 

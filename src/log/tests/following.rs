@@ -81,6 +81,25 @@ fn a_follower_reads_a_real_disk_beside_a_writer() {
     assert_eq!(texts(follower.log()), texts(&opened.log));
 }
 
+/// Found by ThreadSanitizer's slow run of the test below: a position was told as synced by the writer's process a moment
+/// before it was told to followers, which did not see what somebody else knew to be there.
+#[test]
+fn what_a_writer_knows_to_be_synced_its_followers_see() {
+    let disk = FaultyDisk::new(MemoryDisk::new());
+    let opened = open(&disk, small());
+    disk.hold(Call::Write, "synced-head");
+    std::thread::scope(|scope| {
+        let appending = scope.spawn(|| add(&opened, SYNCED, "a"));
+        disk.wait_held();
+        let synced = opened.log.synced();
+        disk.release();
+        appending.join().unwrap();
+        assert_eq!(synced, 0, "the followers are not told yet");
+    });
+    assert_eq!(heads(&opened), (1, 1));
+    assert_eq!(follow(&disk, small()).unwrap().unwrap().0.log().visible(), 1);
+}
+
 #[test]
 fn followers_never_fail_beside_a_writer() {
     let disk = MemoryDisk::new();
