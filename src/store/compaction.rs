@@ -219,12 +219,11 @@ impl Inner {
         let removed = self.log.trim_before(self.appender()?, first_kept, |entered| {
             self.index.roll(entered.number, entered.salt, entered.first_position);
         });
-        // Also where the frame that says so could not be synced: nothing may lead to what the log does not have any more.
-        let has_entered = self.log.segments().iter().next().is_some_and(|first| first.number >= first_kept);
-        let forgotten = match has_entered {
-            true => self.index.forget_before(first_kept, self.first_kept_position()).map_err(Error::from),
-            false => Ok(()),
-        };
+        // Whatever came of it: nothing may lead to what the log does not have any more.
+        let segments = self.log.segments();
+        let first = segments.iter().next().expect("an open log has a segment");
+        let forgotten = self.index.forget_before(first.number, first.first_position).map_err(Error::from);
+        drop(segments);
         let removed = removed.map_err(without_doubt)?;
         // Neither has to succeed: what is left over is removed at the next open.
         self.log.remove_files(&removed).and(forgotten)
