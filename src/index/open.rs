@@ -4,7 +4,6 @@
 //! checksum of a frame; rebuild the positions that runs lie over, then the ranges that no run covers; begin the active
 //! window behind all that. A read-only index does the same in memory and leaves the disk as it is.
 
-use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::SegmentSpan;
@@ -113,7 +112,7 @@ impl Opening<'_> {
 
     /// Leaves the runs that are not part of another one and reach into what the log keeps, in order.
     fn drop_leftovers(&self, loaded: &mut Loaded) {
-        loaded.runs.sort_by_key(|run| (run.first(), Reverse(run.last())));
+        loaded.runs.sort_by_key(|run| run.order());
         let mut next = 0;
         let kept_from = self.kept_from();
         let garbage = &mut loaded.garbage;

@@ -3,6 +3,7 @@
 //! A lookup touches a filter block, two numbers of the directory, an entry or two, and the postings themselves. What it
 //! finds belongs to a hash, not to a name: it is a candidate.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -49,6 +50,11 @@ impl Run {
 
     pub(super) fn header(&self) -> &RunHeader {
         &self.header
+    }
+
+    /// Where it stands among the runs: in order, and before those that are part of it.
+    pub(super) fn order(&self) -> (u64, Reverse<u64>) {
+        (self.first(), Reverse(self.last()))
     }
 
     pub(super) fn first(&self) -> u64 {

@@ -4,7 +4,6 @@
 //! only a digest of the postings of each key is kept, so that its file is read once, front to back, when the log has
 //! passed its last position. Memory grows with the number of keys in the largest run, by about 40 bytes each.
 
-use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::PathBuf;
@@ -77,7 +76,7 @@ impl IndexAudit {
                 problems.push(IndexProblem { file: files.disk.locate(&id.path()), offset: 0, reason });
             }
         }
-        runs.sort_by_key(|run: &Arc<Run>| (run.first(), Reverse(run.last())));
+        runs.sort_by_key(|run: &Arc<Run>| run.order());
         Ok(Self {
             disk: files.disk,
             runs: runs.into(),
