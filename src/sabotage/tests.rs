@@ -19,7 +19,6 @@ const HISTORIES_MIN: u64 = 20;
 /// The tests that catch sabotages.
 const STORE: &str = "store::crashes::what_was_acknowledged_survives_every_crash_and_nothing_else_is_served";
 const PROJECTION: &str = "projection::crashes::a_model_is_what_its_checkpoint_says_after_every_crash";
-const COMPACTION: &str = "store::compaction::tests::a_crash_at_any_step_loses_nothing";
 const BACKUP: &str = "store::sweeps::backups::a_backup_that_was_made_is_whole_after_a_loss_of_power";
 const HEADER: &str = "format::frame::tests::every_flipped_bit_of_a_header_is_noticed_before_its_length_is_used";
 const INDEX: &str = "index::run::tests::every_flipped_bit_is_noticed";
@@ -66,9 +65,9 @@ impl Sabotage {
             | Sabotage::IndexBeforeSync
             | Sabotage::IndexBeforeLog
             | Sabotage::TrustSnapshot
+            | Sabotage::TrimBeforeSync
             | Sabotage::CheckpointBeforeAck => STORE,
             Sabotage::CheckpointBeforeView => PROJECTION,
-            Sabotage::TrimBeforeSync => COMPACTION,
             Sabotage::BackupWithoutSync => BACKUP,
             Sabotage::ChecksumWithoutLength => HEADER,
             Sabotage::TrustIndexPage => INDEX,

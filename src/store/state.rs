@@ -155,16 +155,16 @@ impl State {
         Ok(written.versions[&key])
     }
 
-    /// Removes the value of a key, if it has one.
+    /// Removes the value of a key, if it has one. Where it has none, that is as durable afterwards as a deletion would be.
     ///
     /// # Errors
     /// Those of [`State::write`], but for conflicts.
     pub fn delete(&self, key: impl Into<String>) -> Result<()> {
         let key = key.into();
-        if self.versioned(&key)?.is_some() {
-            self.write(StateBatch::new().delete(key))?;
+        match self.versioned(&key)? {
+            Some(_) => self.write(StateBatch::new().delete(key)).map(drop),
+            None => self.slot().stand_by(),
         }
-        Ok(())
     }
 
     /// Makes the changes of a batch together, if everything it expects holds.
@@ -379,6 +379,18 @@ impl StateSlot {
         }
     }
 
+    /// Makes what was looked up as good as if it had been written now: nothing is in doubt that a later open might find
+    /// behind it, and it is as durable.
+    fn stand_by(&self) -> Result<()> {
+        if !self.writable {
+            return Err(Error::ReadOnly);
+        }
+        let Some(store) = self.opened() else { return Ok(()) };
+        let appender = store.handle.inner.appender()?;
+        drop(appender.turn()?);
+        if self.options.durability == Durability::Synced { appender.sync() } else { Ok(()) }
+    }
+
     fn opened(&self) -> Option<Store> {
         match &*self.slot.read() {
             Slot::Open(store) => Some(store.clone()),
@@ -582,6 +594,52 @@ mod tests {
         assert!(state.get("a").unwrap().is_some());
         state.put("a", "4").unwrap();
         assert_eq!(store.read(Query::all()).count().unwrap(), 2);
+    }
+
+    /// Of a key whose value was in doubt it was said that it has none, and the next open found the value.
+    #[test]
+    fn a_key_is_not_called_deleted_while_a_value_of_it_is_in_doubt() {
+        for call in [Call::Write, Call::Sync] {
+            for durability in [Durability::Synced, Durability::Os] {
+                let disk = FaultyDisk::new(MemoryDisk::new());
+                let options = Options::new().without_background_work().durability(durability);
+                let store = Store::open_on(Arc::new(disk.clone()), options, true).unwrap();
+                let state = store.state().unwrap();
+                state.put("other", "1").unwrap();
+                state.delete("key").unwrap();
+                disk.inject(Fault::next(call).of("state/"));
+                let batch = StateBatch::new().put("key", "1").durability(Durability::Synced);
+                assert!(matches!(state.write(batch), Err(Error::Indeterminate { .. })), "{call:?}");
+                assert_eq!(state.get("key").unwrap(), None);
+                assert!(matches!(state.delete("key"), Err(Error::Poisoned { .. })), "{call:?}, {durability:?}");
+            }
+        }
+    }
+
+    /// A deletion that asked for no sync was taken back by a loss of power, also where the key was then deleted again by
+    /// one that did, and found nothing to do.
+    #[test]
+    fn a_key_that_was_deleted_twice_is_as_durably_deleted_as_the_second_time_asks() {
+        for seed in 0..20 {
+            let disk = FaultyDisk::new(MemoryDisk::new());
+            let state = open(disk.clone()).state().unwrap();
+            state.put("key", "1").unwrap();
+            state.write(StateBatch::new().delete("key").durability(Durability::Os)).unwrap();
+            state.delete("key").unwrap();
+            let found = open(disk.power_cut(seed)).state().unwrap().get("key").unwrap();
+            assert_eq!(found, None, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_store_that_is_open_for_reading_deletes_nothing_also_where_there_is_nothing() {
+        let disk = MemoryDisk::new();
+        let store = open(disk.clone());
+        append(&store);
+        let read = || Store::open_read_only_on(Arc::new(disk.clone()), Options::new()).unwrap().state().unwrap();
+        assert!(matches!(read().delete("key"), Err(Error::ReadOnly)));
+        store.state().unwrap().put("other", "1").unwrap();
+        assert!(matches!(read().delete("key"), Err(Error::ReadOnly)));
     }
 
     /// What was acknowledged as synced survives a loss of power, in the log and in the state.

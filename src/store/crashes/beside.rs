@@ -10,27 +10,36 @@ use crate::storage::{Dice, Disk};
 use crate::types::StreamVersion;
 use crate::{Delivery, Item};
 
-const KEY: &str = "key";
+/// The second has the large values: so many, one after the other, fill more segments than a state has that is not
+/// compacted.
+const KEYS: [&str; 2] = ["key", "bulk"];
+const LARGE_VALUES: u64 = 10;
 const SUBSCRIPTION: &str = "consumer";
-/// So many large values, one after the other, fill more segments than a state has that is not compacted.
-const LARGE_VALUES: u64 = 12;
-const LARGE_BYTES: usize = 3000;
 
 /// What is kept, and what it may be after a crash.
 #[derive(Debug)]
 pub(super) struct Beside {
     /// Many histories keep nothing: the log alone is faster.
     is_used: bool,
-    /// The values that the key may have.
-    values: Vec<u64>,
+    /// The numbers of the values that each key may have; 0 is none. And that of the next.
+    values: [Vec<u64>; 2],
+    next: u64,
     /// Every event up to the first was acknowledged, and its checkpoint cannot be lost any more but with the power; none
     /// behind the second was.
     acknowledged: (u64, u64),
+    /// The last compaction of the state did not come to its end.
+    pub(super) is_interrupted: bool,
 }
 
 impl Beside {
     pub(super) fn new(dice: &mut Dice) -> Self {
-        Self { is_used: dice.one_in(3), values: vec![0], acknowledged: (0, 0) }
+        Self {
+            is_used: dice.one_in(2),
+            values: [vec![0], vec![0]],
+            next: 1,
+            acknowledged: (0, 0),
+            is_interrupted: false,
+        }
     }
 
     /// Checkpoints are handed to the operating system and not synced.
@@ -45,11 +54,19 @@ impl History {
         if !self.beside.is_used {
             return Ok(());
         }
-        let value = store.state()?.get(KEY)?.map_or(0, |value| number_of(&value));
-        let values = &self.beside.values;
-        assert!(values.contains(&value), "{}: state {value}, not of {values:?}", self.context());
-        self.beside.values = vec![value];
+        for slot in 0..KEYS.len() {
+            let value = self.check_value(store, slot)?;
+            self.beside.values[slot] = vec![value];
+        }
         (0..STREAMS).try_for_each(|number| self.check_snapshot(store, &stream_name(number)))
+    }
+
+    /// The value of a key is the last one, or one in doubt behind it.
+    fn check_value(&self, store: &Store, slot: usize) -> Result<u64> {
+        let value = store.state()?.get(KEYS[slot])?.map_or(0, |value| number_of(&value));
+        let values = &self.beside.values[slot];
+        assert!(values.contains(&value), "{}: {:?} is {value}, not of {values:?}", self.context(), KEYS[slot]);
+        Ok(value)
     }
 
     /// A snapshot is what the events of its stream amount to, those of this history of the log.
@@ -63,35 +80,57 @@ impl History {
     }
 
     pub(super) fn work_beside(&mut self, store: &Store) {
-        match self.dice.below(3) {
+        match self.dice.below(4) {
             _ if !self.beside.is_used => {}
-            0 => self.keep_values(store),
-            1 => self.keep_snapshot(store),
+            0 | 1 => self.keep_values(store),
+            2 => self.keep_snapshot(store),
             _ => self.consume(store),
         }
     }
 
-    /// Puts a value; or several large ones in its place, so that the state is compacted, mostly with an end to the power.
+    /// Puts a value or deletes it; or puts several large ones, so that the state is compacted, mostly with trouble.
     fn keep_values(&mut self, store: &Store) {
-        if self.dice.one_in(2) {
-            return self.keep_value(store, 8);
+        match self.dice.below(4) {
+            0 => self.keep_value(store, 0, Some(8)),
+            1 => self.keep_value(store, 0, None),
+            _ => {
+                for _ in 0..LARGE_VALUES {
+                    self.keep_value(store, 1, Some(self.segment_bytes as usize * 3 / 4));
+                }
+                self.compact(store);
+            }
         }
-        for _ in 0..LARGE_VALUES {
-            self.keep_value(store, LARGE_BYTES);
+        for slot in 0..KEYS.len() {
+            let value = self.check_value(store, slot);
+            self.allowed(value, "look up a value");
         }
-        if !self.dice.one_in(3) {
-            self.lose_power_within(40);
-        }
-        self.note_durable(store.maintain(), "maintain");
     }
 
-    fn keep_value(&mut self, store: &Store, bytes: usize) {
-        let number = self.beside.values[self.beside.values.len() - 1] + 1;
-        match store.state().and_then(|state| state.put(KEY, value_of(number, bytes))) {
-            Ok(_) => self.beside.values = vec![number],
+    fn compact(&mut self, store: &Store) {
+        match self.dice.below(6) {
+            0 => {}
+            1 | 2 => self.plan_fault(),
+            3 => self.lose_power_within(40),
+            _ => self.lose_power_within(10),
+        }
+        let maintained = store.maintain();
+        self.beside.is_interrupted = maintained.is_err();
+        self.note_durable(maintained, "maintain");
+    }
+
+    /// Puts a value of so many bytes, or deletes it.
+    fn keep_value(&mut self, store: &Store, slot: usize, bytes: Option<usize>) {
+        let number = bytes.map_or(0, |_| self.beside.next);
+        self.beside.next += 1;
+        let kept = store.state().and_then(|state| match bytes {
+            Some(bytes) => state.put(KEYS[slot], value_of(number, bytes)).map(drop),
+            None => state.delete(KEYS[slot]).map(drop),
+        });
+        match kept {
+            Ok(()) => self.beside.values[slot] = vec![number],
             Err(error) => {
                 if matches!(error, Error::Indeterminate { .. }) {
-                    self.beside.values.push(number);
+                    self.beside.values[slot].push(number);
                 }
                 self.allowed(Err::<(), Error>(error), "keep state");
             }

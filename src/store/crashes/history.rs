@@ -27,7 +27,7 @@ pub(super) struct History {
     disk: SimulatedDisk,
     clock: ManualClock,
     read_mode: ReadMode,
-    segment_bytes: u64,
+    pub(super) segment_bytes: u64,
     lives: u64,
     /// Something may fail in this life.
     is_troubled: bool,
@@ -112,7 +112,10 @@ impl History {
 
     fn plan_trouble(&mut self) {
         self.is_troubled = true;
+        let is_interrupted = std::mem::take(&mut self.beside.is_interrupted);
         match self.dice.below(8) {
+            // What is left of a compaction is cleared away in the first calls of a life.
+            0..6 if is_interrupted => self.lose_power_within(16),
             0..3 => {
                 let within = self.dice.pick(&[8, 30, 80]);
                 self.lose_power_within(within);
@@ -131,8 +134,9 @@ impl History {
         self.disk.lose_power_after(self.dice.below(calls));
     }
 
-    fn plan_fault(&mut self) {
+    pub(super) fn plan_fault(&mut self) {
         use Call::{Allocate, Create, CreateDir, List, Map, Open, Read, Remove, Rename, Sync, SyncDir, Write};
+        self.is_troubled = true;
         let likely = [Write, Sync, Sync, SyncDir, Allocate, Rename, Map];
         let rare = [Create, CreateDir, List, Open, Read, Remove];
         let call = if self.dice.one_in(4) { self.dice.pick(&rare) } else { self.dice.pick(&likely) };
@@ -401,7 +405,8 @@ impl History {
     fn crash(&mut self, store: Option<Store>) {
         self.disk.stop();
         drop(store);
-        if self.dice.one_in(4) {
+        let kills = if self.beside.is_interrupted { 2 } else { 4 };
+        if self.dice.one_in(kills) {
             self.counts.kills += 1;
             self.disk.kill();
             self.visible = self.visible.max(self.synced);
