@@ -1,6 +1,6 @@
 //! The limits of the system: open files, sizes of files, memory, threads. Each is met for real, in a process of its own,
 //! ends in a clean error, and leaves nothing behind: files, maps and threads are counted. When it is lifted, the same
-//! handle goes on. A fork and a clock that jumps are here as well.
+//! handle goes on. A fork, a clock that jumps, and media that cannot be written are here as well.
 //!
 //! What takes long is small unless the environment asks for more:
 //!
@@ -16,6 +16,7 @@ mod alone;
 mod clock;
 mod files;
 mod fork;
+mod media;
 mod memory;
 mod sizes;
 mod support;
