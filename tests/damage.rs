@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use annals::Error;
 
-use torture::bench::{Bench, Bits, Sample, options, places, segments, text};
+use torture::bench::{Bench, Bits, Sample, is_whole_sweep, options, places, segments, text};
 use torture::killed::Killed;
 use torture::put_files;
 
@@ -94,7 +94,7 @@ fn other_files_that_are_too_short_or_empty_give_the_right_data() {
     let sample = Sample::tiny();
     let mut bench = Bench::new(&sample);
     for (path, bytes) in sample.files.iter().filter(|(path, _)| !text(path).ends_with(".segment")) {
-        for length in (0..bytes.len()).step_by(if bytes.len() < 512 { 1 } else { 1024 }) {
+        for length in (0..bytes.len()).step_by(if bytes.len() < 512 || is_whole_sweep() { 1 } else { 1024 }) {
             bench.check_file(path, &bytes[..length], &format!("{} of {length} bytes", path.display()));
             let mut damaged = bytes.clone();
             damaged[length..].fill(0);

@@ -17,10 +17,6 @@ use torture::{Files, frames};
 
 const SECTOR_BYTES: usize = 512;
 
-fn bench(sample: &Sample, writers_every: u64) -> Bench<'_> {
-    Bench::new(sample).with_writers_every(if is_whole_sweep() { 1 } else { writers_every })
-}
-
 /// The sectors, and some of the bytes, unless nothing is to be left out.
 fn some_of(places: Vec<usize>) -> impl Iterator<Item = usize> {
     let stride = if is_whole_sweep() { 1 } else { 7 };
@@ -60,7 +56,7 @@ fn patched(bytes: &[u8], from: usize, to: usize, older: &[u8]) -> Option<Vec<u8>
 #[test]
 fn older_bytes_from_each_byte_of_the_last_commit_on_give_the_right_data_or_an_error() {
     let sample = Sample::tiny();
-    let mut bench = bench(&sample, 5);
+    let mut bench = Bench::new(&sample).with_writers_every(5);
     for (path, bytes) in segments(&sample.files) {
         for (source, older) in older_bytes(&sample, path) {
             for from in some_of(places(bytes)) {
@@ -81,7 +77,7 @@ fn older_bytes_from_each_byte_of_the_last_commit_on_give_the_right_data_or_an_er
 #[test]
 fn older_bytes_in_each_sector_give_the_right_data_or_an_error() {
     let sample = Sample::small();
-    let mut bench = bench(&sample, 8);
+    let mut bench = Bench::new(&sample).with_writers_every(8);
     for (path, bytes) in &sample.files {
         for (source, older) in older_bytes_of_any(&sample, path) {
             for from in (0..bytes.len()).step_by(SECTOR_BYTES) {
@@ -109,7 +105,7 @@ fn older_bytes_of_any(sample: &Sample, path: &Path) -> Vec<(String, Vec<u8>)> {
 #[test]
 fn each_file_in_the_place_of_each_other_gives_the_right_data_or_an_error() {
     let sample = Sample::small();
-    let mut bench = bench(&sample, 2);
+    let mut bench = Bench::new(&sample).with_writers_every(2);
     for (target, replaced) in &sample.files {
         for (source, bytes) in sample.files.iter().filter(|(source, bytes)| *source != target && *bytes != replaced) {
             // Which one of two that do not belong together is in the wrong place, nothing tells.
@@ -139,7 +135,7 @@ fn free_names(files: &Files) -> Vec<PathBuf> {
 #[test]
 fn each_file_once_more_under_another_name_gives_the_right_data_or_an_error() {
     let sample = Sample::small();
-    let mut bench = bench(&sample, 1);
+    let mut bench = Bench::new(&sample);
     for (source, bytes) in &sample.files {
         for name in free_names(&sample.files) {
             let mut damaged = sample.files.clone();
@@ -153,7 +149,7 @@ fn each_file_once_more_under_another_name_gives_the_right_data_or_an_error() {
 #[test]
 fn each_file_cut_at_each_sector_gives_the_right_data_or_an_error() {
     let sample = Sample::small();
-    let mut bench = bench(&sample, 2);
+    let mut bench = Bench::new(&sample).with_writers_every(2);
     for (path, bytes) in &sample.files {
         for length in (0..bytes.len()).step_by(SECTOR_BYTES) {
             let refused = bench.refused;

@@ -125,8 +125,9 @@ impl<'s> Bench<'s> {
         Self { sample, directory, refused: 0, served: 0, writers_every: 1 }
     }
 
+    /// Every time, if nothing is to be left out.
     pub(crate) fn with_writers_every(mut self, writers_every: u64) -> Self {
-        self.writers_every = writers_every;
+        self.writers_every = if is_whole_sweep() { 1 } else { writers_every };
         self
     }
 
@@ -211,7 +212,7 @@ impl Drop for Bench<'_> {
 pub(crate) enum Bits {
     /// All of a byte.
     Each,
-    /// One of a byte, each time another.
+    /// One of a byte, each time another, unless nothing is to be left out.
     One,
 }
 
@@ -219,8 +220,9 @@ impl Bits {
     fn of(self, bytes: &[u8], offset: usize) -> Vec<u8> {
         let is_alike = bytes[offset] == FILLING || is_in_zeros(bytes, offset);
         match self {
-            _ if is_alike && !is_whole_sweep() && !offset.is_multiple_of(251) => Vec::new(),
-            Bits::Each if !is_alike || is_whole_sweep() => (0..8).map(|bit| 1 << bit).collect(),
+            _ if is_whole_sweep() => (0..8).map(|bit| 1 << bit).collect(),
+            _ if is_alike && !offset.is_multiple_of(251) => Vec::new(),
+            Bits::Each if !is_alike => (0..8).map(|bit| 1 << bit).collect(),
             Bits::Each | Bits::One => vec![1 << (offset % 8)],
         }
     }
@@ -236,7 +238,8 @@ fn is_in_zeros(bytes: &[u8], offset: usize) -> bool {
 /// Offsets of a segment: each one of its last commit, and each sector.
 pub(crate) fn places(segment: &[u8]) -> Vec<usize> {
     let last = *frames(segment).iter().rev().find(|frame| frame.kind == 2).unwrap();
-    let within = (last.offset..last.end).filter(|at| segment[*at] != FILLING || at.is_multiple_of(64));
+    let is_told = |at: &usize| is_whole_sweep() || segment[*at] != FILLING || at.is_multiple_of(64);
+    let within = (last.offset..last.end).filter(is_told);
     within.chain((0..segment.len()).step_by(512)).collect()
 }
 

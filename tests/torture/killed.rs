@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use annals::{Error, RecordedEvent, Result, Store};
 
-use super::bench::{OS, SYNCED, answers, append, options};
+use super::bench::{OS, SYNCED, answers, append, is_whole_sweep, options};
 use super::{Answers, Files, FrameSpot, directory, files, frames, put_files};
 
 /// A store as a kill leaves it: some commits synced, more handed to the operating system, in one segment.
@@ -119,7 +119,7 @@ impl Killed {
     pub(crate) fn places(&self) -> Vec<usize> {
         let synced = self.frames.iter().rfind(|frame| frame.end <= self.synced_end).unwrap();
         let last = self.frames[self.frames.len() - 1];
-        let between = (synced.end..last.offset).step_by(19);
+        let between = (synced.end..last.offset).step_by(if is_whole_sweep() { 1 } else { 19 });
         let sectors = (64..4096).step_by(512);
         (synced.offset..synced.end).chain(between).chain(last.offset..last.end).chain(sectors).collect()
     }
