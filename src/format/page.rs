@@ -74,6 +74,12 @@ mod tests {
     }
 
     #[test]
+    fn a_page_has_4092_bytes_of_content_and_whole_elements() {
+        assert_eq!(CONTENT_BYTES, 4092);
+        assert_eq!((Section::<8>::PER_PAGE, Section::<32>::PER_PAGE), (511, 127));
+    }
+
+    #[test]
     fn a_page_holds_only_at_its_place() {
         let mut page = [7; PAGE_BYTES];
         seal(&mut page, 5, 3);

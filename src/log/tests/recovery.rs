@@ -475,6 +475,30 @@ fn a_segment_without_a_start_frame_but_with_a_confirmed_one_behind_is_no_spare()
     assert_corrupt(&disk, "known to have been synced");
 }
 
+/// A writer fills a segment from its start: recovery looks for a confirmed frame in the first mebibyte of one that begins
+/// with zeros.
+#[test]
+fn a_segment_whose_first_commits_are_zeros_is_no_spare() {
+    let options = LogOptions { segment_bytes_first: 2 << 20, segment_bytes_max: 2 << 20, ..large() };
+    let disk = MemoryDisk::new();
+    let opened = open(&disk, options);
+    add(&opened, SYNCED, "one");
+    let mut turn = opened.appender.turn().unwrap();
+    turn.roll(0, 1).unwrap();
+    drop(turn);
+    opened.appender.finish_staged();
+    drop(opened);
+    let opened = open(&disk, options);
+    append(&opened.appender, SYNCED, &[filled("two", 1_000_000)]).unwrap();
+    add(&opened, SYNCED, "three");
+    drop(opened);
+    disk.remove(SYNCED_HEAD_PATH).unwrap();
+    let offsets = frame_offsets(&disk, 2);
+    let last = offsets[offsets.len() - 2];
+    overwrite(&disk, &path_of(2), FIRST_FRAME, &vec![0; (last - FIRST_FRAME) as usize]);
+    assert_corrupt(&disk, "known to have been synced");
+}
+
 #[test]
 fn temporary_files_are_removed() {
     let disk = four_segments();

@@ -23,6 +23,12 @@ fn bytes_used(opened: &Opened) -> u64 {
     opened.log.segments().last().unwrap().used_bytes().unwrap()
 }
 
+/// A header, and a start frame: so much larger than a commit is the segment that it needs.
+#[test]
+fn a_segment_has_176_bytes_besides_commits() {
+    assert_eq!(OVERHEAD_BYTES, 64 + 48 + 64);
+}
+
 /// Sizes of the first five segments of a log whose segments grow from 4 KiB to 64 KiB, of which the first is filled with
 /// commits of one durability and the next ones with those of another.
 fn sizes(growth: Growth, first: Durability, next: Durability) -> Vec<usize> {

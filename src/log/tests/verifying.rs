@@ -184,6 +184,7 @@ fn a_byte_behind_the_end_of_a_closed_log_is_no_torn_tail() {
 #[test]
 fn a_byte_farther_behind_the_end_than_a_crash_reaches_is_a_fault() {
     use crate::log::recovery::SPAN_BYTES;
+    assert_eq!(SPAN_BYTES, 80 * 1024 * 1024, "FORMAT, section 7");
     let bytes = SPAN_BYTES.next_multiple_of(4096) + 8192;
     let disk = killed(LogOptions { segment_bytes_first: bytes, segment_bytes_max: bytes, ..large() }, &["a"], &[]);
     let end = *frame_offsets(&disk, 1).last().unwrap();
