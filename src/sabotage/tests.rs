@@ -95,17 +95,20 @@ fn run(test: &str, sabotage: Option<Sabotage>, histories: u64) -> Output {
     command.output().unwrap()
 }
 
-/// After what the test failed; `None` if it did not.
-fn caught(output: &Output) -> Option<String> {
+/// After what the test failed; `None` if it did not. One that goes through histories fails in one of them, and not because
+/// too little happened.
+fn caught(suite: &str, output: &Output) -> Option<String> {
     let told = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    told.contains("test result: FAILED. 0 passed; 1 failed").then(|| {
-        let seed = told.rsplit_once("_SEED=").and_then(|(_, rest)| rest.split(' ').next()?.parse::<u64>().ok());
-        match seed {
-            None => "1 test".to_owned(),
-            Some(0) => "1 history".to_owned(),
-            Some(seed) => format!("{} histories", seed + 1),
-        }
-    })
+    if !told.contains("test result: FAILED. 0 passed; 1 failed") {
+        return None;
+    }
+    let seed = told.rsplit_once("_SEED=").and_then(|(_, rest)| rest.split(' ').next()?.parse::<u64>().ok());
+    match seed {
+        None if [STORE, PROJECTION].contains(&suite) => None,
+        None => Some("1 test".to_owned()),
+        Some(0) => Some("1 history".to_owned()),
+        Some(seed) => Some(format!("{} histories", seed + 1)),
+    }
 }
 
 #[test]
@@ -114,7 +117,7 @@ fn every_sabotage_is_caught_by_its_suite() {
     let mut escaped = Vec::new();
     for sabotage in Sabotage::ALL {
         let suite = sabotage.suite();
-        let caught = caught(&run(suite, Some(*sabotage), HISTORIES_MAX));
+        let caught = caught(suite, &run(suite, Some(*sabotage), HISTORIES_MAX));
         println!("| {sabotage:?} | {suite} | {} |", caught.as_deref().unwrap_or("-"));
         escaped.extend(caught.is_none().then_some(*sabotage));
     }
