@@ -178,7 +178,10 @@ impl Syncer {
     pub(super) fn tell_closed(&self, log: &Log, end: &WrittenEnd) {
         let outcome = self.turn.lock();
         let is_synced = matches!(*outcome, Outcome::Good) && end.address == self.synced_address();
-        if is_synced && self.write_told(log, end, true).is_ok() {
+        if !is_synced {
+            return;
+        }
+        if self.write_told(log, end, true).is_ok() {
             self.sync_told();
         }
     }
