@@ -6,13 +6,15 @@ use annals::{ExpectedVersion, NewEvent, NewSnapshot, Query, RecordedEvent, Resul
 use crate::allocation::within;
 use crate::damage::Damage;
 use crate::reader::{self, Reading};
-use crate::sample::{self, Expected, Wanted, bytes_of, check, options};
+use crate::sample::{self, Expected, Sample, Wanted, bytes_of, check, options};
 
 /// What opening, reading and closing a small store takes besides its files, of which 0.6 MiB were seen: the index of a
 /// log that has none, in files of whole pages for each few commits, which a disk in memory keeps, and segments behind it.
 const STORE_BYTES: usize = 1 << 20;
 /// The same where the log and its index are whole: one segment of the state, which is first made of 64 KiB.
 const STATE_BYTES: usize = 256 << 10;
+/// Where the header of a segment names its store (FORMAT, section 2).
+const STORE_ID: std::ops::Range<usize> = 24..40;
 /// What a store may allocate for each byte of its files: they are on a disk in memory, and are given back from it.
 pub const FACTOR: usize = 4;
 
@@ -31,10 +33,23 @@ pub fn check_all(damage: &Damage) {
     } else if damage.mutations.len() <= 1 {
         // One fault at a time is told apart from a crash.
         of_events(Wanted::All(events()))
+    } else if has_segment_of_state(&files, sample) {
+        // It is whole, and what says that it is of another store may be gone.
+        of_events(Wanted::Any)
     } else {
         of_events(Wanted::First(events()))
     };
     bounded(&files, || check(&files, &expected));
+}
+
+/// Whether a segment of the state stands among those of the log.
+fn has_segment_of_state(files: &Files, sample: &Sample) -> bool {
+    let stores = |files: &Files, dir: &str| -> Vec<Option<Vec<u8>>> {
+        let segments = files.iter().filter(|(path, _)| path.starts_with(dir));
+        segments.map(|(_, bytes)| bytes.get(STORE_ID).map(<[u8]>::to_vec)).collect()
+    };
+    let of_state = stores(&sample.files, "state/log/");
+    stores(files, "log/").iter().any(|store| of_state.contains(store))
 }
 
 /// Files of the index are damaged: every answer is right.

@@ -30,8 +30,6 @@ enum SiteKind {
     Expression,
     /// The beginning of a body that returns early.
     Body,
-    /// A body that returns some iterator: what it returns is of one type, whichever of them it is.
-    IteratorBody,
     /// The end of a pattern without a guard, whose arm is taken away.
     Arm,
     /// A guard of an arm that is taken away.
@@ -117,13 +115,6 @@ impl Writer<'_> {
                 self.arms(site, "return ");
                 self.out.text.push_str(" } ");
             }
-            SiteKind::IteratorBody => {
-                self.out.text.push_str(&format!("{{ match {pick} {{ 0 => crate::mutant::Either::Left("));
-                self.copy(site.range.clone());
-                self.out.text.push_str("),");
-                self.iterators(site);
-                self.out.text.push_str(" } }");
-            }
             SiteKind::Arm => self.out.text.push_str(&format!(" if {pick} == 0 ")),
             SiteKind::GuardedArm => {
                 self.out.text.push_str(&format!("{pick} == 0 && ("));
@@ -137,37 +128,15 @@ impl Writer<'_> {
 
     fn arms(&mut self, site: &Site, before: &str) {
         for (index, (number, text)) in site.arms.iter().enumerate() {
-            self.out.text.push_str(&format!(" {} => {{ {before}", pattern(site, index)));
-            self.arm(*number, text);
+            let pattern = if index + 1 == site.arms.len() { "_".into() } else { (index + 1).to_string() };
+            self.out.text.push_str(&format!(" {pattern} => {{ {before}"));
+            let begin = self.out.text.len();
+            self.out.text.push_str(text);
+            let range = begin..self.out.text.len();
+            self.out.written.push(Written { range, mutants: vec![*number], is_arm: true });
             self.out.text.push_str(" }");
         }
     }
-
-    /// Each is the left one of a pair, of which the right one holds those behind it.
-    fn iterators(&mut self, site: &Site) {
-        for (index, (number, text)) in site.arms.iter().enumerate() {
-            let is_last = index + 1 == site.arms.len();
-            let sides = index + 1 + usize::from(!is_last);
-            self.out.text.push_str(&format!(" {} => ", pattern(site, index)));
-            for side in 1..=sides {
-                let name = if side == sides && !is_last { "Left" } else { "Right" };
-                self.out.text.push_str(&format!("crate::mutant::Either::{name}("));
-            }
-            self.arm(*number, text);
-            self.out.text.push_str(&format!("{},", ")".repeat(sides)));
-        }
-    }
-
-    fn arm(&mut self, number: usize, text: &str) {
-        let begin = self.out.text.len();
-        self.out.text.push_str(text);
-        let range = begin..self.out.text.len();
-        self.out.written.push(Written { range, mutants: vec![number], is_arm: true });
-    }
-}
-
-fn pattern(site: &Site, index: usize) -> String {
-    if index + 1 == site.arms.len() { "_".into() } else { (index + 1).to_string() }
 }
 
 fn comma_separated(site: &Site) -> String {
@@ -256,16 +225,12 @@ impl<'a> Finder<'a> {
     fn body(&mut self, signature: &syn::Signature, block: &syn::Block) {
         let Some(first) = block.stmts.first() else { return };
         let at = self.range(first).start;
-        if signature.constness.is_some() {
+        if signature.constness.is_some() || returns_opaque(&signature.output) {
             return;
         }
         let numbers = self.take(Genre::FnValue, at);
         let arms = numbers.into_iter().map(|number| (number, self.mutants[number].replacement.clone())).collect();
-        if returns_opaque(&signature.output) {
-            self.add(SiteKind::IteratorBody, self.range(block), arms);
-        } else {
-            self.add(SiteKind::Body, at..at, arms);
-        }
+        self.add(SiteKind::Body, at..at, arms);
     }
 
     fn function(&mut self, signature: &syn::Signature, visit: impl FnOnce(&mut Self)) {
@@ -389,8 +354,7 @@ fn has_let(expression: &syn::Expr) -> bool {
     }
 }
 
-/// Whether a function returns an `impl Trait`, which here is some iterator: a second `return` would have to be of the
-/// same type.
+/// Whether a function returns an `impl Trait`: a second `return` would have to be of the same type.
 fn returns_opaque(output: &syn::ReturnType) -> bool {
     matches!(output, syn::ReturnType::Type(_, of) if matches!(&**of, syn::Type::ImplTrait(_)))
 }
