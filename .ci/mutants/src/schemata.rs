@@ -15,6 +15,9 @@ use syn::visit::{self, Visit};
 use crate::Failure;
 use crate::plan::{Genre, Mutant, Spot};
 
+/// What holds iterators of different types.
+const ANY_ITERATOR: &str = "Box<dyn Iterator<Item = _> + '_>";
+
 /// A place of a file where mutants stand.
 #[derive(Debug)]
 struct Site {
@@ -30,6 +33,8 @@ enum SiteKind {
     Expression,
     /// The beginning of a body that returns early.
     Body,
+    /// A body that returns some iterator: a box holds any of them.
+    IteratorBody,
     /// The end of a pattern without a guard, whose arm is taken away.
     Arm,
     /// A guard of an arm that is taken away.
@@ -114,6 +119,13 @@ impl Writer<'_> {
                 self.out.text.push_str(&format!("match {pick} {{ 0 => {{}}"));
                 self.arms(site, "return ");
                 self.out.text.push_str(" } ");
+            }
+            SiteKind::IteratorBody => {
+                self.out.text.push_str(&format!("{{ match {pick} {{ 0 => Box::new("));
+                self.copy(site.range.clone());
+                self.out.text.push_str(&format!(") as {ANY_ITERATOR},"));
+                self.arms(site, "");
+                self.out.text.push_str(" } }");
             }
             SiteKind::Arm => self.out.text.push_str(&format!(" if {pick} == 0 ")),
             SiteKind::GuardedArm => {
@@ -225,12 +237,17 @@ impl<'a> Finder<'a> {
     fn body(&mut self, signature: &syn::Signature, block: &syn::Block) {
         let Some(first) = block.stmts.first() else { return };
         let at = self.range(first).start;
-        if signature.constness.is_some() || returns_opaque(&signature.output) {
+        if signature.constness.is_some() {
             return;
         }
-        let numbers = self.take(Genre::FnValue, at);
-        let arms = numbers.into_iter().map(|number| (number, self.mutants[number].replacement.clone())).collect();
-        self.add(SiteKind::Body, at..at, arms);
+        let replacement = |number: usize| self.mutants[number].replacement.clone();
+        let numbers = self.take(Genre::FnValue, at).into_iter();
+        if returns_opaque(&signature.output) {
+            let boxed = |number| (number, format!("Box::new({}) as {ANY_ITERATOR}", replacement(number)));
+            self.add(SiteKind::IteratorBody, self.range(block), numbers.map(boxed).collect());
+        } else {
+            self.add(SiteKind::Body, at..at, numbers.map(|number| (number, replacement(number))).collect());
+        }
     }
 
     fn function(&mut self, signature: &syn::Signature, visit: impl FnOnce(&mut Self)) {
@@ -354,7 +371,8 @@ fn has_let(expression: &syn::Expr) -> bool {
     }
 }
 
-/// Whether a function returns an `impl Trait`: a second `return` would have to be of the same type.
+/// Whether a function returns an `impl Trait`, which here is some iterator: a second `return` would have to be of the
+/// same type.
 fn returns_opaque(output: &syn::ReturnType) -> bool {
     matches!(output, syn::ReturnType::Type(_, of) if matches!(&**of, syn::Type::ImplTrait(_)))
 }
