@@ -10,9 +10,7 @@ fn closed_log() -> (MemoryDisk, Vec<String>) {
     for name in &names[..2] {
         add(&opened, SYNCED, name);
     }
-    let mut turn = opened.appender.turn().unwrap();
-    turn.roll(100, 0).unwrap();
-    drop(turn);
+    opened.appender.turn().unwrap().roll(100, 0).unwrap();
     for name in &names[2..] {
         add(&opened, SYNCED, name);
     }

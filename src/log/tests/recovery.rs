@@ -190,9 +190,7 @@ fn a_synced_head_behind_the_start_frame_is_compared_too() {
         let disk = MemoryDisk::new();
         let opened = open(&disk, small());
         add(&opened, SYNCED, name);
-        let mut turn = opened.appender.turn().unwrap();
-        turn.roll(100, 0).unwrap();
-        drop(turn);
+        opened.appender.turn().unwrap().roll(100, 0).unwrap();
         opened.appender.close().unwrap();
         disk
     });
@@ -483,12 +481,7 @@ fn a_segment_whose_first_commits_are_zeros_is_no_spare() {
     let disk = MemoryDisk::new();
     let opened = open(&disk, options);
     add(&opened, SYNCED, "one");
-    let mut turn = opened.appender.turn().unwrap();
-    turn.roll(0, 1).unwrap();
-    drop(turn);
-    opened.appender.finish_staged();
-    drop(opened);
-    let opened = open(&disk, options);
+    opened.appender.turn().unwrap().roll(0, 1).unwrap();
     append(&opened.appender, SYNCED, &[filled("two", 1_000_000)]).unwrap();
     add(&opened, SYNCED, "three");
     drop(opened);
@@ -632,9 +625,7 @@ fn segments_are_removed_once_the_frame_that_says_so_is_confirmed() {
         for payload in ["a", "b", "c", "d"] {
             append(&opened.appender, SYNCED, &[filled(payload, 3000)]).unwrap();
         }
-        let mut turn = opened.appender.turn().unwrap();
-        turn.roll(0, 3).unwrap();
-        drop(turn);
+        opened.appender.turn().unwrap().roll(0, 3).unwrap();
         opened.appender.finish_staged();
         drop(opened);
         disk.inject(Fault::all_after(after));
