@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use annals::{Error, ExpectedVersion, NewEvent, ReadMode};
 
-use super::alone::Held;
+use super::alone::{Held, pass};
 use super::support::{files, options, put_files};
 use super::torture::Files;
 use super::torture::bench::{SYNCED, Sample, answers, append, text};
@@ -43,17 +43,12 @@ fn a_store_on_media_that_cannot_be_written_is_read_whole_and_not_opened_for_writ
     }
     let before = files(&media);
     std::fs::create_dir(&room).unwrap();
-    let run = |reader: &mut Command| {
-        let output = reader.args(["--exact", NAME, "--nocapture", "--test-threads=1"]).output().unwrap();
-        let (told, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success() && told.contains("1 passed"), "{}:\n{told}\n{errors}", output.status);
-    };
     if mounted("true", &media, &room).stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
         println!("mounted for reading");
-        run(&mut mounted(std::env::current_exe().unwrap().to_str().unwrap(), &media, &room));
+        pass(&mut mounted(text(&std::env::current_exe().unwrap()), &media, &room), NAME);
     } else {
         println!("not to be mounted by this user: without the permission to write");
-        run(&mut forbidden(directory.path(), &media, &room));
+        pass(&mut forbidden(directory.path(), &media, &room), NAME);
         change_mode("u+w", &media);
     }
     assert_eq!(files(&media), before);
