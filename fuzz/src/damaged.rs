@@ -13,8 +13,6 @@ use crate::sample::{self, Expected, Sample, Wanted, bytes_of, check, options};
 const STORE_BYTES: usize = 1 << 20;
 /// The same where the log and its index are whole: one segment of the state, which is first made of 64 KiB.
 const STATE_BYTES: usize = 256 << 10;
-/// Where the header of a segment names its store (FORMAT, section 2).
-const STORE_ID: std::ops::Range<usize> = 24..40;
 /// What a store may allocate for each byte of its files: they are on a disk in memory, and are given back from it.
 pub const FACTOR: usize = 4;
 
@@ -44,12 +42,8 @@ pub fn check_all(damage: &Damage) {
 
 /// Whether a segment of the state stands among those of the log.
 fn has_segment_of_state(files: &Files, sample: &Sample) -> bool {
-    let stores = |files: &Files, dir: &str| -> Vec<Option<Vec<u8>>> {
-        let segments = files.iter().filter(|(path, _)| path.starts_with(dir));
-        segments.map(|(_, bytes)| bytes.get(STORE_ID).map(<[u8]>::to_vec)).collect()
-    };
-    let of_state = stores(&sample.files, "state/log/");
-    stores(files, "log/").iter().any(|store| of_state.contains(store))
+    let of_state = reader::store_of(&sample.files["state/log/0000000001.segment"]);
+    files.iter().any(|(path, bytes)| path.starts_with("log/") && reader::store_of(bytes) == of_state)
 }
 
 /// Files of the index are damaged: every answer is right.

@@ -153,6 +153,11 @@ fn continues(segment: &Segment<'_>, start: &Start, tail: &Frame, next: &Segment<
         && successor.frame.commit_time >= tail.commit_time
 }
 
+/// The store that the header of a segment names.
+pub fn store_of(segment: &[u8]) -> Option<[u8; 16]> {
+    segment.get(24..40)?.try_into().ok()
+}
+
 impl<'a> Segment<'a> {
     fn parse(bytes: &'a [u8]) -> Option<Self> {
         let head = bytes.get(..64)?;
@@ -160,7 +165,7 @@ impl<'a> Segment<'a> {
         let is_whole = head.starts_with(b"\x89ANLSEG\n") && u32_at(head, 60)? == crc(&head[..60]);
         let is_as_long = bytes.len() as u64 >= u64::from(u32_at(head, 56)?) * 4096;
         let (number, salt) = (u64_at(head, 40)?, u64_at(head, 48)?);
-        let store = head[24..40].try_into().ok()?;
+        let store = store_of(head)?;
         (is_known && is_whole && is_as_long).then_some(Self { bytes, store, number, salt })
     }
 
