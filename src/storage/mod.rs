@@ -52,6 +52,12 @@ pub(crate) use region::Region;
 pub(crate) use simulated::{FileSystem, SimulatedDisk};
 pub(crate) use sub::SubDisk;
 
+/// A directory for tests that open thousands of stores: in memory where the system offers that.
+#[cfg(test)]
+pub(crate) fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a place for temporary files")
+}
+
 /// One directory with its sub-directories, and what can be done to it.
 pub(crate) trait Disk: Debug + Send + Sync {
     /// Where the path is in the outside world, for messages.

@@ -4,7 +4,7 @@ use annals::{Durability, Error, ExpectedVersion, NewEvent, Options, Query, Store
 use rustix::process::Resource;
 
 use super::alone::{Held, alone, limited, status_bytes};
-use super::support::{Story, directory, options, os_error};
+use super::support::{Story, options, os_error};
 
 /// "Cannot allocate memory".
 const ENOMEM: i32 = 12;
@@ -23,7 +23,7 @@ fn large() -> Options {
 #[test]
 fn a_store_that_cannot_be_mapped_is_an_error_and_opens_later() {
     alone("memory::a_store_that_cannot_be_mapped_is_an_error_and_opens_later", || {
-        let directory = directory();
+        let directory = tempfile::tempdir().unwrap();
         let held = Held::now(directory.path());
         for _ in 0..3 {
             let refused = without_room_for_maps(|| large().open(directory.path())).unwrap_err();
@@ -46,7 +46,7 @@ fn a_store_that_cannot_be_mapped_is_an_error_and_opens_later() {
 #[test]
 fn a_segment_that_cannot_be_mapped_fails_one_append_and_no_other() {
     alone("memory::a_segment_that_cannot_be_mapped_fails_one_append_and_no_other", || {
-        let directory = directory();
+        let directory = tempfile::tempdir().unwrap();
         let held = Held::now(directory.path());
         let store = large().open(directory.path()).unwrap();
         let payload = vec![1_u8; 15 * MIB as usize];
@@ -75,7 +75,7 @@ fn memory_is_bounded_whatever_the_number_of_streams() {
         let is_large = streams >= 1_000_000;
         let (index_bytes, data_bytes) = if is_large { (32 * MIB, 256 * MIB) } else { (2 * MIB, 24 * MIB) };
         let options = || Options::new().durability(Durability::Os).index_memory_bytes_max(index_bytes as usize);
-        let directory = directory();
+        let directory = tempfile::tempdir().unwrap();
         let held = Held::now(directory.path());
         // What the process had before is not the store's.
         let before = status_bytes("VmData:");

@@ -16,8 +16,7 @@ pub(crate) type Files = BTreeMap<PathBuf, Vec<u8>>;
 
 /// A directory for stores that are opened thousands of times: in memory where the system offers that.
 pub(crate) fn directory() -> tempfile::TempDir {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 pub(crate) fn files(root: &Path) -> Files {

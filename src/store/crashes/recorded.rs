@@ -6,14 +6,14 @@
 //! ANNALS_IMAGES_PER_CALL=50 cargo test --release --lib store::crashes::recorded
 //! ```
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::model::Model;
 use crate::clock::ManualClock;
 use crate::error::{Error, ExpectedVersion, Result};
 use crate::randomness::SeededRandomness;
-use crate::storage::{Dice, Disk, FileSystem, RealDisk, RecordingDisk, copy_files};
+use crate::storage::{Dice, FileSystem, RealDisk, RecordingDisk, copy_files, scratch};
 use crate::types::{Durability, Timestamp};
 use crate::{NewEvent, NewSnapshot, Options, SnapshotQuery, Store, verify};
 
@@ -198,12 +198,6 @@ impl Recorded {
 fn images_per_call() -> u64 {
     let images = std::env::var("ANNALS_IMAGES_PER_CALL");
     images.map_or(IMAGES_PER_CALL, |text| text.parse().expect("ANNALS_IMAGES_PER_CALL is a number"))
-}
-
-/// Where thousands of stores are made: in memory where the system offers that.
-fn scratch() -> tempfile::TempDir {
-    let memory = PathBuf::from("/dev/shm");
-    if RealDisk::new(&memory).exists() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
 }
 
 #[test]

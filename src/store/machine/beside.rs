@@ -9,7 +9,7 @@ use super::operation::ReadSpec;
 use super::sending::is_poisoned;
 use super::world::World;
 use crate::error::{Error, Result};
-use crate::storage::{Disk, RealDisk};
+use crate::storage::{Disk, RealDisk, scratch};
 use crate::store::verify::verify_on;
 use crate::store::{Problem, Query, Store};
 use crate::types::Position;
@@ -148,7 +148,7 @@ impl World {
 
     /// A backup is a store with all that was synced when it was made, and goes its own way.
     pub(super) fn back_up(&mut self, store: &Store) {
-        let directory = super::directory();
+        let directory = scratch();
         let path = directory.path().join("backup");
         let report = store.backup(&path);
         let Some(report) = self.excused(report, "back up") else { return };

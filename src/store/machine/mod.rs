@@ -37,7 +37,7 @@ use std::sync::Once;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRng, TestRunner};
 
 use crate::seeds::Suite;
-use crate::storage::SimulatedDisk;
+use crate::storage::{SimulatedDisk, scratch};
 use operation::Script;
 use world::{Medium, World};
 
@@ -120,12 +120,7 @@ fn on_simulated_disk(script: &Script) -> (Counts, u64) {
 }
 
 fn in_directory(script: &Script) -> (Counts, u64) {
-    World::new(script.setup.clone(), Medium::Directory(directory())).run(script)
-}
-
-/// A directory for stores that are opened thousands of times: in memory where the system offers that.
-fn directory() -> tempfile::TempDir {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+    World::new(script.setup.clone(), Medium::Directory(scratch())).run(script)
 }
 
 thread_local! {

@@ -16,7 +16,7 @@ use super::{
 use crate::clock::ManualClock;
 use crate::error::{Error, ExpectedVersion, Result};
 use crate::randomness::SeededRandomness;
-use crate::storage::{Call, Disk, Fault, FaultyDisk, MemoryDisk, RealDisk};
+use crate::storage::{Call, Disk, Fault, FaultyDisk, MemoryDisk, RealDisk, scratch};
 use crate::types::{Durability, Timestamp};
 
 /// Segments as small as they can be, and an index that goes to disk early.
@@ -115,10 +115,4 @@ impl Picture {
 
 fn positions(events: &[RecordedEvent]) -> Vec<u64> {
     events.iter().map(|event| event.position.number()).collect()
-}
-
-/// A directory for stores: in memory where the system offers that.
-fn scratch() -> tempfile::TempDir {
-    let memory = std::path::Path::new("/dev/shm");
-    if RealDisk::new(memory).exists() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
 }
