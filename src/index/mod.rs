@@ -136,7 +136,10 @@ pub(crate) struct Index {
     merging: Mutex<()>,
     /// The memory of the last window that was written to disk, for the next one.
     spare: Mutex<Option<Spare>>,
-    is_stopped: AtomicBool,
+    /// No merge goes on.
+    merges_no_more: AtomicBool,
+    /// Files are changed, and not the view alone. Changes under both locks.
+    writes: AtomicBool,
     heads: HeadCache,
 }
 
@@ -176,6 +179,7 @@ impl Index {
         let opening = Opening { files: &files, writable: options.writable, spans, rebuilder, is_changed: false };
         let view = opening.open()?;
         let heads = HeadCache::new(view.run_end(), options.limits.bytes_max);
+        let writes = AtomicBool::new(options.writable);
         Ok(Self {
             files,
             options,
@@ -185,7 +189,8 @@ impl Index {
             spilling: Mutex::new(()),
             merging: Mutex::new(()),
             spare: Mutex::new(None),
-            is_stopped: AtomicBool::new(false),
+            merges_no_more: AtomicBool::new(false),
+            writes,
             heads,
         })
     }
@@ -279,10 +284,10 @@ impl Index {
     /// Writes the oldest frozen window to disk, if all of it is synced; `false` if there is none. After an error, such
     /// as a full disk, the window stays in memory and the next call tries again.
     pub(crate) fn spill(&self, synced: u64) -> Result<bool> {
-        if !self.options.writable {
+        let _spilling = self.spilling.lock();
+        if !self.writes() {
             return Ok(false);
         }
-        let _spilling = self.spilling.lock();
         let view = self.view();
         let is_ready =
             |window: &&Arc<Window>| window.next_position() - 1 <= synced || sabotaged(Sabotage::IndexBeforeLog);
@@ -319,16 +324,16 @@ impl Index {
 
     /// Merges runs, once; `false` if they are fine or it was told to stop.
     pub(crate) fn merge(&self) -> Result<bool> {
-        if !self.options.writable {
+        let _merging = self.merging.lock();
+        if !self.writes() {
             return Ok(false);
         }
-        let _merging = self.merging.lock();
         let view = self.view();
         let runs = view.runs_to_merge();
         if runs.is_empty() {
             return Ok(false);
         }
-        let Some(merged) = merge::merge(&self.files, &runs, view.kept_from, &self.is_stopped)? else {
+        let Some(merged) = merge::merge(&self.files, &runs, view.kept_from, &self.merges_no_more)? else {
             return Ok(false);
         };
         self.files.sync_directory()?;
@@ -343,8 +348,21 @@ impl Index {
     }
 
     /// Makes a merge that is under way return soon, and all later ones at once: the store is being closed.
-    pub(crate) fn stop(&self) {
-        self.is_stopped.store(true, Ordering::Relaxed);
+    pub(crate) fn stop_merging(&self) {
+        self.merges_no_more.store(true, Ordering::Relaxed);
+    }
+
+    /// Leaves the files as they are from now on, like an index that is open for reading: they are another's, or the log
+    /// does not have on disk what it says. Waits for what is being written.
+    pub(crate) fn stop_writing(&self) {
+        self.stop_merging();
+        let _spilling = self.spilling.lock();
+        let _merging = self.merging.lock();
+        self.writes.store(false, Ordering::Relaxed);
+    }
+
+    fn writes(&self) -> bool {
+        self.writes.load(Ordering::Relaxed)
     }
 
     /// Rebuilds a damaged file from the log. Readers go on with the new view. Nothing happens if another caller has
@@ -372,7 +390,7 @@ impl Index {
         if table.next() <= header.last() {
             return Err(self.files.missing(segment));
         }
-        let positions = match self.options.writable {
+        let positions = match self.writes() {
             true => Positions::File(Positions::None.write(&self.files, id, &table)?.into()),
             false => Positions::Memory(table.into()),
         };
@@ -406,7 +424,7 @@ impl Index {
         let replaced_itself = pieces.len() == 1 && pieces[0].first == first;
         self.change(|view| view.replace(&damaged, pieces));
         // A piece that covers the same positions has the same name, and took its place already.
-        if self.options.writable && !replaced_itself {
+        if self.writes() && !replaced_itself {
             self.files.discard_file(fault.file);
         }
         Ok(())
@@ -414,14 +432,14 @@ impl Index {
 
     /// A window that was rebuilt, in the form in which it is kept.
     fn keep_window(&self, window: Window) -> Result<Source> {
-        match self.options.writable {
+        match self.writes() {
             true => run::write(&self.files, &window).map(|run| Source::run(run.into())),
             false => Ok(Source::window(window.into())),
         }
     }
 
     fn sync_if_writable(&self) -> Result<()> {
-        if self.options.writable { self.files.sync_directory() } else { Ok(()) }
+        if self.writes() { self.files.sync_directory() } else { Ok(()) }
     }
 
     /// Forgets the segments before `segment`, which were removed on purpose and whose last position is the one before
@@ -438,6 +456,9 @@ impl Index {
             view.sources.retain(|source| place.next() == Some(active) || source.last() >= first_position);
         });
         debug_assert!(self.options.writable, "only a writer removes segments");
+        if !self.writes() {
+            return Ok(());
+        }
         for known in before.segments.iter().filter(|known| known.id.number < segment) {
             self.files.discard_file(IndexFile::Positions { segment: known.id.number });
         }

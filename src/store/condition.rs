@@ -1,6 +1,6 @@
 //! The condition of an open store: whether it takes appends, and how much space is left.
 
-use super::{Side, Store};
+use super::{Phase, Side, Store};
 use crate::error::{Error, Result};
 use crate::log::LOG_DIR;
 
@@ -36,7 +36,7 @@ impl Store {
             Side::Writing(appender) => appender.failure(),
             Side::Reading { .. } => None,
         };
-        let is_running = self.handle.running.lock().is_some();
+        let is_running = matches!(*self.handle.phase.lock(), Phase::Running(_));
         let failed = |error| Error::io("ask for the free space of", inner.disk.locate(LOG_DIR), error);
         let free_bytes = inner.disk.free_bytes().map_err(failed)?;
         Ok(Condition { is_writable: is_running && failure.is_none(), failure, free_bytes })

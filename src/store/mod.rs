@@ -4,6 +4,8 @@ mod admission;
 mod append;
 mod attachments;
 mod backup;
+#[cfg(test)]
+mod closing;
 mod commit;
 mod compaction;
 mod condition;
@@ -112,12 +114,19 @@ type Guard = Arc<dyn Any + Send + Sync>;
 #[derive(Debug)]
 struct Handle {
     inner: Arc<Inner>,
-    /// The background thread and the lock of a store that takes appends; gone once it is closed.
-    running: Mutex<Option<Running>>,
+    phase: Mutex<Phase>,
     report: OpenReport,
     attachments: attachments::Attachments,
 }
 
+#[derive(Debug)]
+enum Phase {
+    Running(Running),
+    /// Or open for reading only.
+    Closed(Result<()>),
+}
+
+/// The background thread and the lock of a store that takes appends.
 #[derive(Debug)]
 struct Running {
     worker: Option<maintenance::Worker>,
@@ -324,7 +333,7 @@ impl Store {
     }
 
     /// Closes the store for all its clones: syncs everything, and ends background work. Later appends fail with
-    /// [`Error::Closed`]; reads that were begun go on.
+    /// [`Error::Closed`]; reads that were begun go on. Whoever closes it again, through a clone, is told the same.
     ///
     /// # Errors
     /// [`Error::Io`] if the last sync fails; the store is closed all the same. What was acknowledged as synced is safe.
@@ -342,23 +351,17 @@ impl Handle {
 
     fn finish(&self) -> Result<()> {
         // Held to the end: who closes it a second time, through a clone, returns when it is closed.
-        let mut slot = self.running.lock();
-        let Some(mut running) = slot.take() else { return Ok(()) };
-        if self.inner.is_inherited() {
-            running.abandon();
-            return Ok(());
-        }
-        if let Some(worker) = &mut running.worker {
-            self.inner.index.stop();
-            self.inner.state.stop();
-            worker.stop();
-        }
-        let Ok(appender) = self.inner.appender() else { return Ok(()) };
-        let state_closed = self.inner.state.close();
-        appender.close()?;
-        // The index is derived: what cannot be written now is made again at the next open.
-        let _ = self.inner.settle_index();
-        state_closed
+        let mut phase = self.phase.lock();
+        let running = match std::mem::replace(&mut *phase, Phase::Closed(Ok(()))) {
+            Phase::Running(running) => running,
+            Phase::Closed(closed) => {
+                *phase = Phase::Closed(closed.clone());
+                return closed;
+            }
+        };
+        let closed = self.inner.finish(running);
+        *phase = Phase::Closed(closed.clone());
+        closed
     }
 }
 
@@ -380,6 +383,27 @@ impl Drop for Handle {
 }
 
 impl Inner {
+    /// Ends what runs, and lets go of the lock: nothing is written in the directory after that.
+    fn finish(&self, mut running: Running) -> Result<()> {
+        if self.is_inherited() {
+            running.abandon();
+            return Ok(());
+        }
+        self.index.stop_merging();
+        self.state.stop_merging();
+        if let Some(worker) = &mut running.worker {
+            worker.stop();
+        }
+        let state_closed = self.state.close();
+        let closed = self.appender().and_then(Appender::close);
+        if closed.is_ok() {
+            // The index is derived: what cannot be written now is made again at the next open.
+            let _ = self.settle_index();
+        }
+        self.index.stop_writing();
+        closed.and(state_closed)
+    }
+
     fn appender(&self) -> Result<&Appender> {
         match &self.side {
             Side::Writing(_) if self.is_inherited() => Err(Error::Locked { path: self.disk.locate("") }),

@@ -7,7 +7,7 @@ use super::indexing::open_index;
 use super::maintenance::Worker;
 use super::options::{Options, RebuildProgress};
 use super::state::StateSlot;
-use super::{Handle, Inner, Running, Side, Store};
+use super::{Handle, Inner, Phase, Running, Side, Store};
 use crate::clock::Signal;
 use crate::error::{Error, Result};
 use crate::index::{self, IndexOptions, KeySeed, WindowLimits};
@@ -87,8 +87,8 @@ impl Store {
         observe::opened(&inner.disk.locate(""), report.cut_bytes, report.indexed_events);
         let inner = Arc::new(inner);
         let worker = options.background.then(|| Worker::start(&inner, &signal)).transpose()?;
-        let running = Mutex::new(Some(Running { worker, lock }));
-        let handle = Handle { inner, running, report, attachments: Attachments::default() };
+        let phase = Mutex::new(Phase::Running(Running { worker, lock }));
+        let handle = Handle { inner, phase, report, attachments: Attachments::default() };
         Ok(Store { handle: Arc::new(handle), metadata: None, guard: None })
     }
 
@@ -109,7 +109,8 @@ impl Store {
         let indexed_events = inner.rebuilt + inner.index_tail()?;
         let report = OpenReport { unconfirmed_events: unconfirmed, indexed_events, ..OpenReport::default() };
         let attachments = Attachments::default();
-        let handle = Handle { inner: Arc::new(inner), running: Mutex::new(None), report, attachments };
+        let phase = Mutex::new(Phase::Closed(Ok(())));
+        let handle = Handle { inner: Arc::new(inner), phase, report, attachments };
         Ok(Store { handle: Arc::new(handle), metadata: None, guard: None })
     }
 }

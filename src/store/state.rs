@@ -189,7 +189,7 @@ impl State {
         self.slot().look(|state| state.keys(prefix))
     }
 
-    /// Makes everything durable that was written so far.
+    /// Makes everything durable that was acknowledged so far.
     ///
     /// # Errors
     /// Those of [`Store::sync`].
@@ -434,9 +434,9 @@ impl StateSlot {
     }
 
     /// Makes a merge that is under way return soon: the store is being closed.
-    pub(super) fn stop(&self) {
+    pub(super) fn stop_merging(&self) {
         if let Some(store) = self.opened() {
-            store.handle.inner.index.stop();
+            store.handle.inner.index.stop_merging();
         }
     }
 

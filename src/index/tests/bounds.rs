@@ -90,7 +90,7 @@ fn once_it_was_stopped_nothing_is_merged() {
         spill_all(&index);
     }
     let files = disk.list(DIRECTORY).unwrap();
-    index.stop();
+    index.stop_merging();
     assert!(!index.merge().unwrap());
     assert_eq!(disk.list(DIRECTORY).unwrap(), files);
     let again = open_on(&disk, NO_LIMITS, false);

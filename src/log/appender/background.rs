@@ -17,6 +17,9 @@ const UNSYNCED_BYTES_BEFORE_ROLL: u64 = 256 * 1024;
 /// So many bytes are near the end, or an eighth of the segment if that is less.
 const BEFORE_ROLL_BYTES_MAX: u64 = 3 * 1024 * 1024;
 
+/// The number of no segment: the log is closed.
+const NO_SPARE: u64 = u64::MAX;
+
 /// What the appender asks of background work.
 #[derive(Debug)]
 pub(super) struct Wants {
@@ -94,9 +97,12 @@ impl Appender {
         Spare::create(disk, self.log.store(), number, u64::from_le_bytes(salt), bytes, &[])
     }
 
-    /// The space of a segment that was not needed goes back; one that stays is removed at the next open.
+    /// Makes no spare any more. The space of one that was not needed goes back; one that stays is removed at the next
+    /// open.
     pub(super) fn discard_spare(&self) {
-        if let Some(spare) = self.spare.lock().take() {
+        let mut spare = self.spare.lock();
+        self.wants.spare.store(NO_SPARE, Ordering::Release);
+        if let Some(spare) = spare.take() {
             let disk = self.log.disk();
             let _ = disk.remove(&crate::log::path_of(spare.header.number));
             let _ = disk.sync_dir(LOG_DIR);

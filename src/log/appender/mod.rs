@@ -257,12 +257,13 @@ impl Appender {
     }
 
     /// Refuses further turns and waits until everything that was staged is decided: a commit that is acknowledged while
-    /// the log closes must not miss the last sync.
+    /// the log closes must not miss the last sync. After a failure what is staged will not be written; who leads may
+    /// still be writing, and the lock must not go to another process before that is over.
     pub(super) fn finish_staged(&self) {
         let mut sequencer = self.sequencer.lock();
         sequencer.closed = true;
         self.notify_all();
-        while sequencer.failure.is_none() && (sequencer.leading || !sequencer.staged.is_empty()) {
+        while sequencer.leading || (sequencer.failure.is_none() && !sequencer.staged.is_empty()) {
             if sequencer.leading {
                 let led = sequencer.staged.number - 1;
                 self.condvar(led).wait(&mut sequencer);

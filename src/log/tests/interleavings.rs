@@ -177,6 +177,25 @@ fn a_failed_sync_is_told_to_who_leads_and_to_who_waits() {
     });
 }
 
+/// Found by review. Whoever closed the log after a failed sync did not wait for the leader, who wrote on when the lock
+/// was another's: over what that one had appended and acknowledged.
+#[test]
+fn nothing_is_written_behind_a_close_also_where_a_sync_has_failed() {
+    loom(2, || {
+        let disk = FaultyDisk::new(MemoryDisk::new());
+        let opened = Arc::new(open(&disk, large()));
+        append(&opened.appender, OS, &[b"a".to_vec()]).unwrap();
+        disk.inject(Fault { forever: true, ..Fault::next(Call::Sync).of(".segment") });
+        let appending = Arc::clone(&opened);
+        let appending = spawn(move || drop(append(&appending.appender, OS, &[b"b".to_vec()])));
+        opened.appender.sync().unwrap_err();
+        opened.appender.close().unwrap_err();
+        let written = disk.calls(Call::Write);
+        appending.join().unwrap();
+        assert_eq!(disk.calls(Call::Write), written);
+    });
+}
+
 /// A lost wake-up is a deadlock, which loom reports.
 #[test]
 fn a_watcher_that_registers_beside_an_append_sees_the_head_or_the_signal() {
