@@ -216,9 +216,14 @@ impl Inner {
 
     /// Goes on without the segments before `first_kept`, of which nothing counts any more.
     pub(super) fn trim_before(&self, first_kept: u64) -> Result<()> {
-        let removed = self.log.trim_before(self.appender()?, first_kept, |entered| {
+        let appender = self.appender()?;
+        let removed = self.log.trim_before(appender, first_kept, |entered| {
             self.index.roll(entered.number, entered.salt, entered.first_position);
         });
+        if appender.failure().is_some() {
+            // The next open may find the segments again, and must not find an index without them.
+            self.index.stop_writing();
+        }
         // Whatever came of it: nothing may lead to what the log does not have any more.
         let segments = self.log.segments();
         let first = segments.iter().next().expect("an open log has a segment");
@@ -239,6 +244,7 @@ mod tests {
     use super::super::options::Options;
     use super::super::query::Query;
     use super::super::state::StateBatch;
+    use super::super::verify::verify_on;
     use super::super::{ReadMode, Store};
     use super::*;
     use crate::error::ExpectedVersion;
@@ -452,6 +458,35 @@ mod tests {
                 let newest = store.handle.inner.newest_of(&format!("gone-{gone}"), |event| event.event_type == PUT);
                 let newest = newest.unwrap_or_else(|error| panic!("behind {after} syncs: {error}"));
                 assert!(newest.is_none_or(|(_, is_put)| !is_put), "behind {after} syncs: {newest:?}");
+            }
+            if !has_failed {
+                break;
+            }
+        }
+    }
+
+    /// Found by a crash history. The frame that removed segments could not be synced, and was lost. But the index had been
+    /// merged without their events meanwhile: when the log had them again, no query found them.
+    #[test]
+    fn the_index_on_disk_keeps_what_a_compaction_has_failed_to_remove() {
+        for after in 0.. {
+            let (_, disk, store, _) = filled();
+            (0..40).for_each(|_| put(&store, "busy", &[2; 300]));
+            let inner = &store.handle.inner;
+            inner.appender().unwrap().sync().unwrap();
+            let expected = values(&store);
+            disk.inject(Fault { after, ..Fault::next(Call::Sync).of(".segment") });
+            let has_failed = compact(&store, &mut Compaction::default()).is_err();
+            inner.index.freeze();
+            inner.spill_index().unwrap();
+            while inner.merge_index().unwrap() {}
+            for seed in 0..8 {
+                let left = disk.power_cut(seed);
+                let what = format!("power cut {seed} behind {after} syncs");
+                drop(open(left.clone()));
+                let found: Arc<dyn Disk> = Arc::new(left.clone());
+                assert_eq!(verify_on(&found, &mut |_| {}).unwrap().problems, [], "{what}");
+                check_after_crash(left, &expected, &what);
             }
             if !has_failed {
                 break;
