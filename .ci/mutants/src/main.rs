@@ -42,8 +42,9 @@ struct Arguments {
     cargo: Vec<String>,
     /// Modules at the root of the crate that are not built, since nothing with mutants needs them.
     left_out: Vec<String>,
-    /// Only those that an earlier run has no verdict of, or that survived it.
-    again: bool,
+    /// Names the mutants that earlier runs of the same sources caught, which are not tried again. Those that this one
+    /// catches are added.
+    caught: Option<PathBuf>,
     /// Take the programs that an earlier run has built.
     reuse: bool,
     /// Tests that take longer than this are left out.
@@ -74,7 +75,7 @@ fn arguments() -> Result<Arguments, Failure> {
         prefixes: Vec::new(),
         cargo: Vec::new(),
         left_out: Vec::new(),
-        again: false,
+        caught: None,
         reuse: false,
         slowest_seconds: u64::MAX,
         budget_seconds: u64::MAX,
@@ -90,7 +91,7 @@ fn arguments() -> Result<Arguments, Failure> {
             "--unit" => arguments.prefixes.push(value()?),
             "--cargo" => arguments.cargo.extend(value()?.split_whitespace().map(str::to_owned)),
             "--leave-out" => arguments.left_out.extend(value()?.split(',').map(str::to_owned)),
-            "--again" => arguments.again = true,
+            "--caught" => arguments.caught = Some(value()?.into()),
             "--reuse" => arguments.reuse = true,
             "--budget" => arguments.budget_seconds = value()?.parse()?,
             "--only" => arguments.only.push(value()?),
@@ -115,7 +116,7 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
     let slowest = Duration::from_secs(arguments.slowest_seconds);
     let suite = Suite::survey(programs, &arguments.prefixes, &scratch, slowest)?;
     eprintln!("{} tests pass without a mutant", suite.len());
-    let verdicts = judge_all(&suite, &mutants, &planted, arguments, &scratch)?;
+    let verdicts = judge_all(&suite, &mutants, &planted, arguments)?;
     let _ = fs::remove_dir_all(scratch.join("tmp"));
     Ok(report(&mutants, &planted, &verdicts))
 }
@@ -137,23 +138,23 @@ fn build(arguments: &Arguments, project: &Path, scratch: &Path) -> Result<Built,
     Ok(Built { mutants, planted, programs: tree.build()? })
 }
 
-/// Judges the mutants on several threads, as long as there is time. Each verdict is kept for a later run.
+/// Judges the mutants on several threads, as long as there is time. What is caught is kept for a later run.
 fn judge_all(
     suite: &Suite,
     mutants: &[Mutant],
     planted: &Planted,
     arguments: &Arguments,
-    scratch: &Path,
 ) -> Result<BTreeMap<usize, Verdict>, Failure> {
-    let kept = scratch.join("caught");
-    let known = if arguments.again { fs::read_to_string(&kept).unwrap_or_default() } else { String::new() };
+    let kept = arguments.caught.as_deref();
+    let known = kept.and_then(|kept| fs::read_to_string(kept).ok()).unwrap_or_default();
     let mut verdicts: BTreeMap<usize, Verdict> = BTreeMap::new();
     for number in &planted.viable {
         if known.lines().any(|name| name == mutants[*number].name) {
             verdicts.insert(*number, Verdict::Caught);
         }
     }
-    let file = Mutex::new(File::options().create(true).append(true).open(kept)?);
+    let kept = kept.map(|kept| File::options().create(true).append(true).open(kept)).transpose()?;
+    let file = Mutex::new(kept);
     let rank = |number: &usize| arguments.only.iter().position(|only| mutants[*number].file.starts_with(only));
     let is_wanted = |number: &usize| arguments.only.is_empty() || rank(number).is_some();
     let untried = planted.viable.iter().copied().filter(|number| !verdicts.contains_key(number));
@@ -167,7 +168,11 @@ fn judge_all(
             let verdict = suite.judge(*number, &mutants[*number].file, budget)?;
             let name = &mutants[*number].name;
             match verdict {
-                Verdict::Caught | Verdict::TimedOut => writeln!(file.lock().expect("no panic"), "{name}")?,
+                Verdict::Caught | Verdict::TimedOut => {
+                    if let Some(kept) = &mut *file.lock().expect("no panic") {
+                        writeln!(kept, "{name}")?;
+                    }
+                }
                 Verdict::Survived | Verdict::Unreached => println!("{verdict:?}: {name}"),
             }
             verdicts.lock().expect("no panic").insert(*number, verdict);
