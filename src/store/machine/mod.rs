@@ -2,10 +2,11 @@
 //! a store and to a model of it side by side.
 //!
 //! The operations are those of one thread on one directory. Stores in memory, the background thread, and subscriptions
-//! that consumers share are those of `tests/semantics` and `store::schedules`. What is built on the store has suites of its
-//! own: aggregates in `aggregate::tests` and `tests/semantics`, handlers in `handler::tests` and `tests/kill_handlers.rs`,
-//! projections in `projection::crashes`, process managers in `tests/processes` and `tests/power_processes.rs`, tenants in
-//! `tests/tenants.rs` and `tests/kill_tenants.rs`.
+//! that consumers share are those of `tests/semantics` and `store::schedules`, and what is awaited is that of
+//! `tests/asynchronous.rs`. What is built on the store has suites of its own: aggregates in `aggregate::tests` and
+//! `tests/semantics`, handlers in `handler::tests` and `tests/kill_handlers.rs`, projections in `projection::crashes`,
+//! process managers in `tests/processes` and `tests/power_processes.rs`, tenants in `tests/tenants.rs` and
+//! `tests/kill_tenants.rs`.
 //!
 //! Scripts are data, and a script is done the same way every time, so that one that fails is made smaller until nothing
 //! can be left out, and then printed. A seed is a script; how many come from the environment, and which:
