@@ -96,8 +96,9 @@ impl MarkSlot {
 
     /// Removes the mark: the events behind `saved` are not being handled any more.
     pub(super) fn clear(&mut self, saved: Option<Position>) -> Result<()> {
-        if self.stored.take_if(|mark| mark.is_parked || Some(mark.upto) > saved).is_some() {
+        if self.stored.as_ref().is_some_and(|mark| mark.is_parked || Some(mark.upto) > saved) {
             self.store.state()?.delete(keys::mark(&self.name))?;
+            self.stored = None;
         }
         Ok(())
     }

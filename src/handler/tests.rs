@@ -26,6 +26,14 @@ fn append(store: &Store, stream: &str, events: u64) -> Position {
     store.append(stream, ExpectedVersion::Any, events).unwrap().last_position()
 }
 
+/// Leaves the disk without any space for the state: what it has allocated already is used up as well.
+fn use_up(disk: &MemoryDisk, store: &Store) {
+    disk.set_budget(disk.used());
+    let state = store.state().unwrap();
+    while state.put("filler", vec![0; 4096]).is_ok() {}
+    while state.put("filler", "").is_ok() {}
+}
+
 /// Work that does nothing but what a test says.
 struct Stub<H, S> {
     handle: H,

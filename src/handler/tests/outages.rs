@@ -173,11 +173,7 @@ fn a_mark_waits_for_space_as_a_checkpoint_does() {
     let store = Store::open_on(Arc::new(disk.clone()), options, true).unwrap();
     let mailer = store.react("mailer", |_| Ok(())).start().unwrap();
     mailer.wait_for(append(&store, "a", 1)).unwrap();
-    disk.set_budget(disk.used());
-    // What the state has allocated already is used up.
-    let state = store.state().unwrap();
-    while state.put("filler", vec![0; 4096]).is_ok() {}
-    while state.put("filler", "").is_ok() {}
+    use_up(&disk, &store);
     let position = append(&store, "a", 1);
     let state = mailer.wait_for_state(|state| matches!(state, HandlerState::NoSpace { .. }));
     assert!(matches!(state, HandlerState::NoSpace { .. }), "{state:?}");
@@ -187,6 +183,40 @@ fn a_mark_waits_for_space_as_a_checkpoint_does() {
         std::thread::yield_now();
     }
     mailer.stop().unwrap();
+}
+
+/// The handler took a mark that it could not delete for deleted: at its next start the process had "ended" at the event,
+/// which was one attempt less.
+#[test]
+fn a_mark_that_cannot_be_deleted_for_want_of_space_is_deleted_when_there_is_some() {
+    let clock = ManualClock::new(Timestamp::default());
+    let disk = MemoryDisk::new();
+    let options = Options::new().clock(clock.clone()).without_background_work();
+    let store = Store::open_on(Arc::new(disk.clone()), options, true).unwrap();
+    let handle = {
+        let (disk, store, mut attempts) = (disk.clone(), store.clone(), 0);
+        move |_: &Event<'_>| {
+            attempts += 1;
+            if attempts == 2 {
+                use_up(&disk, &store);
+            }
+            Err("it is bad".into())
+        }
+    };
+    let policy = OnError::retry(1).backoff(SECOND, SECOND).without_jitter();
+    let handler = runner().policy(policy).start(&store, Box::new(stub(handle, |_: &Checkpoint| Ok(())))).unwrap();
+    append(&store, "a", 1);
+    handler.wait_for_state(|state| matches!(state, HandlerState::Retrying { .. }));
+    clock.advance(SECOND);
+    handler.wait_for_state(|state| matches!(state, HandlerState::NoSpace { .. }));
+    disk.set_budget(u64::MAX);
+    while !handler.status().state.is_over() {
+        clock.advance(60 * SECOND);
+        std::thread::yield_now();
+    }
+    assert_eq!(store.state().unwrap().get(&keys::mark("stub")).unwrap(), None);
+    let failed = handler.stop().unwrap_err().to_string();
+    assert!(failed.contains("it is bad"), "{failed}");
 }
 
 /// What a process leaves that was killed when its batch was handled and not saved.
