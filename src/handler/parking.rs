@@ -123,12 +123,14 @@ impl Parking {
         checkpoint.skipped_count = self.skipped_count;
     }
 
-    /// The checkpoint was saved: sees to it that its dead letters are as well, where the work saves it elsewhere.
+    /// The checkpoint was saved: sees to it that its dead letters are as well, where the work saves it elsewhere. Until
+    /// they are, the checkpoint that is saved again says the same of them.
     pub(super) fn saved(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        self.settle(checkpoint)?;
         self.parked.clear();
         self.resolved.clear();
         self.skipped.clear();
-        self.settle(checkpoint)
+        Ok(())
     }
 
     /// The work went back to its last checkpoint. Nothing is ever resolved before all else was saved.
