@@ -45,6 +45,8 @@ pub(super) struct Parking {
     resolved: Vec<Position>,
     skipped: Vec<Skipped>,
     skipped_count: u64,
+    /// The state may hold what a loss of power takes back, and what only the last checkpoint says as well.
+    is_unsynced: bool,
 }
 
 impl Parking {
@@ -59,6 +61,8 @@ impl Parking {
             resolved: Vec::new(),
             skipped: Vec::new(),
             skipped_count: checkpoint.skipped_count,
+            // What the state has of it may have been written by an earlier run, which has not synced it.
+            is_unsynced: checkpoint.changes_letters(),
         };
         parking.settle(checkpoint)?;
         for letter in load_letters(&store.state()?, name)? {
@@ -121,6 +125,16 @@ impl Parking {
         checkpoint.resolved.clone_from(&self.resolved);
         checkpoint.skipped.clone_from(&self.skipped);
         checkpoint.skipped_count = self.skipped_count;
+    }
+
+    /// The next checkpoint is about to be saved, and leaves out what the last one says of dead letters: from then on only
+    /// the state says it. Work that saves its checkpoint in the state waits for this once after a start at most.
+    pub(super) fn sync(&mut self) -> Result<()> {
+        if self.is_unsynced {
+            self.store.state()?.sync()?;
+            self.is_unsynced = false;
+        }
+        Ok(())
     }
 
     /// The checkpoint was saved: sees to it that its dead letters are as well, where the work saves it elsewhere. Until
@@ -202,6 +216,7 @@ impl Parking {
 
     /// Forgets everything: the dead letters are of another history, or of a state that is gone.
     pub(super) fn clear(&mut self) -> Result<()> {
+        self.is_unsynced = true;
         delete_all(&self.store.state()?, &[keys::all_parked(&self.name), keys::all_skipped(&self.name)])?;
         self.letters.clear();
         self.streams.clear();
@@ -226,8 +241,8 @@ impl Parking {
 
     /// Writes what the checkpoint says of dead letters and the state does not have. Doing it again changes nothing: a
     /// dead letter goes away only with a later checkpoint.
-    fn settle(&self, checkpoint: &Checkpoint) -> Result<()> {
-        if checkpoint.parked.is_empty() && checkpoint.resolved.is_empty() && checkpoint.skipped.is_empty() {
+    fn settle(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        if !checkpoint.changes_letters() {
             return Ok(());
         }
         let (state, name) = (self.store.state()?, &self.name);
@@ -250,6 +265,7 @@ impl Parking {
             }
         }
         if changes > 0 {
+            self.is_unsynced = true;
             state.write(batch)?;
         }
         Ok(())

@@ -99,6 +99,11 @@ impl Checkpoint {
         Self { name: name.to_owned(), point, ..Self::default() }
     }
 
+    /// Whether it says anything of dead letters, or of events that were skipped.
+    pub(super) fn changes_letters(&self) -> bool {
+        !(self.parked.is_empty() && self.resolved.is_empty() && self.skipped.is_empty())
+    }
+
     /// The last event that was looked at, whether it matched or not; `None` if none was.
     pub fn point(&self) -> Option<&HistoryPoint> {
         self.point.as_ref()

@@ -159,6 +159,7 @@ impl Driver {
         let point = self.looked.map(|position| self.store.history_point(position)).transpose()?;
         let mut checkpoint = Checkpoint::new(&self.shared.name, point);
         self.parking.fill(&mut checkpoint);
+        self.parking.sync()?;
         self.work.save(&checkpoint)?;
         self.parking.saved(&checkpoint)?;
         self.end_outage();

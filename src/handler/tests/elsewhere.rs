@@ -4,6 +4,10 @@
 use parking_lot::Mutex;
 
 use super::*;
+use crate::storage::FaultyDisk;
+
+/// Losses of power, each of which spares something else.
+const SEEDS: u64 = 20;
 
 /// A database that is durable whatever happens to the store, and how well its handler does.
 #[derive(Clone, Default)]
@@ -68,6 +72,15 @@ fn put_aside(store: &Store) -> (Vec<u64>, Vec<u64>) {
     (parked, letters.skipped().unwrap().iter().map(|skipped| skipped.position.number()).collect())
 }
 
+/// What has been put aside after each of many losses of power.
+fn assert_put_aside(disk: &FaultyDisk, expected: &(Vec<u64>, Vec<u64>)) {
+    for seed in 0..SEEDS {
+        let options = Options::new().without_background_work();
+        let store = Store::open_on(Arc::new(disk.power_cut(seed)), options, true).unwrap();
+        assert_eq!(put_aside(&store), *expected, "seed {seed}");
+    }
+}
+
 fn pass_until_there_is_space(handler: &HandlerHandle, clock: &ManualClock, disk: &MemoryDisk) {
     handler.wait_for_state(|state| matches!(state, HandlerState::NoSpace { .. }));
     disk.set_budget(u64::MAX);
@@ -109,4 +122,62 @@ fn what_the_state_has_no_space_for_stays_in_the_checkpoint_until_it_has() {
             assert_eq!(put_aside(&store), (vec![], vec![]));
         }
     }
+}
+
+/// The state was not synced before the checkpoint that had a dead letter gave way to one without: a loss of power then
+/// took the letter from the one place that still had it, or brought one back that was none any more.
+#[test]
+fn what_was_put_aside_outlives_the_power_as_its_checkpoint_elsewhere_does() {
+    for (policy, expected) in [(OnError::park(), (vec![1], vec![])), (OnError::skip(), (vec![], vec![1]))] {
+        let disk = FaultyDisk::new(MemoryDisk::new());
+        let options = Options::new().without_background_work();
+        let store = Store::open_on(Arc::new(disk.clone()), options, true).unwrap();
+        let place = Place::default();
+        let handler = place.start(&store, &policy, || ());
+        handler.wait_for(append_bad(&store)).unwrap();
+        handler.wait_for(append(&store, "a", 1)).unwrap();
+        assert_put_aside(&disk, &expected);
+        if !expected.0.is_empty() {
+            place.mend();
+            store.dead_letters("stub").unwrap().retry_all().unwrap();
+            handler.wait_for_requests().unwrap();
+            handler.wait_for(append(&store, "a", 1)).unwrap();
+            assert_put_aside(&disk, &(vec![], vec![]));
+        }
+    }
+}
+
+/// The run that wrote the letter ended before it had to sync it, and the next one found it written.
+#[test]
+fn what_an_earlier_run_put_aside_outlives_the_power_as_well() {
+    let disk = FaultyDisk::new(MemoryDisk::new());
+    let options = Options::new().durability(Durability::Os).without_background_work();
+    let store = Store::open_on(Arc::new(disk.clone()), options, true).unwrap();
+    let place = Place::default();
+    let handler = place.start(&store, &OnError::park(), || ());
+    handler.wait_for(append_bad(&store)).unwrap();
+    handler.stop().unwrap();
+    place.start(&store, &OnError::park(), || ()).wait_for(append(&store, "a", 1)).unwrap();
+    assert_put_aside(&disk, &(vec![1], vec![]));
+}
+
+/// Where nothing is synced but on demand, what a state that is gone had put aside was back after a loss of power, and an
+/// event that the new state has handled could be retried.
+#[test]
+fn what_was_forgotten_with_a_state_that_is_gone_stays_so_when_the_power_is_lost() {
+    let disk = FaultyDisk::new(MemoryDisk::new());
+    let options = Options::new().durability(Durability::Os).without_background_work();
+    let store = Store::open_on(Arc::new(disk.clone()), options, true).unwrap();
+    let place = Place::default();
+    let handler = place.start(&store, &OnError::park(), || ());
+    handler.wait_for(append_bad(&store)).unwrap();
+    handler.stop().unwrap();
+    store.sync().unwrap();
+    store.state().unwrap().sync().unwrap();
+    assert_put_aside(&disk, &(vec![1], vec![]));
+
+    *place.checkpoint.lock() = None;
+    place.mend();
+    place.start(&store, &OnError::park(), || ()).wait_for(append(&store, "a", 1)).unwrap();
+    assert_put_aside(&disk, &(vec![], vec![]));
 }
