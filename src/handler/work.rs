@@ -37,7 +37,9 @@ pub trait Work: Send {
 
     /// Saves state and checkpoint in one atomic step. Work that keeps its state in the state of the store adds the
     /// checkpoint to its batch with [`Checkpoint::add_to`]; work that keeps it elsewhere keeps
-    /// [`Checkpoint::to_bytes`] in the same transaction.
+    /// [`Checkpoint::to_bytes`] in the same transaction. A dead letter that was retried with success is deleted from the
+    /// state of the store once this has returned: if what was saved elsewhere is then lost with the power, so is what the
+    /// event has changed.
     ///
     /// # Errors
     /// What keeps it from being saved; nothing is saved then. The runner waits and saves again after [`Error::Full`] and
@@ -102,6 +104,12 @@ impl Checkpoint {
     /// Whether it says anything of dead letters, or of events that were skipped.
     pub(super) fn changes_letters(&self) -> bool {
         !(self.parked.is_empty() && self.resolved.is_empty() && self.skipped.is_empty())
+    }
+
+    /// Whether dead letters will be deleted from the state of the store once it is saved.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn resolves_letters(&self) -> bool {
+        !self.resolved.is_empty()
     }
 
     /// The last event that was looked at, whether it matched or not; `None` if none was.

@@ -96,7 +96,7 @@ impl Database {
         self.connection.busy_timeout(BUSY_TIMEOUT)?;
         // A database in memory has no such log, and says so.
         self.connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
-        self.connection.pragma_update(None, "synchronous", "normal")?;
+        self.wait_for_disk(false)?;
         self.connection.execute_batch(CREATE_CHECKPOINTS)
     }
 
@@ -152,6 +152,27 @@ impl Database {
 
     pub(super) fn commit(&self) -> rusqlite::Result<()> {
         self.connection.execute_batch("COMMIT")
+    }
+
+    /// Saves the checkpoint once more, with a commit that waits for the disk. All before it are durable then as well.
+    pub(super) fn save_durably(&self, checkpoint: &[u8]) -> Result<()> {
+        const SAVE: &str = "save the checkpoint in";
+        let saved = self.told(SAVE, |database| {
+            database.wait_for_disk(true)?;
+            database.begin()?;
+            database.put_checkpoint(checkpoint)?;
+            database.commit()
+        });
+        if saved.is_err() {
+            self.roll_back()?;
+        }
+        self.told(SAVE, |database| database.wait_for_disk(false))?;
+        saved
+    }
+
+    /// Whether commits wait for the disk, from the next transaction on.
+    fn wait_for_disk(&self, waits: bool) -> rusqlite::Result<()> {
+        self.connection.pragma_update(None, "synchronous", if waits { "full" } else { "normal" })
     }
 
     /// Makes the tables empty, in one transaction: what the schema that was used before has created is dropped, and the

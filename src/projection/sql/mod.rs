@@ -5,7 +5,8 @@
 //!
 //! Write-ahead logging lets readers go on while the projection writes, and shows them each transaction as a whole. With
 //! `synchronous = NORMAL` no commit waits for the disk: a loss of power can take the newest transactions away, tables and
-//! checkpoint together, and their events come again.
+//! checkpoint together, and their events come again. A dead letter that was retried does not: it is deleted only when what
+//! it has changed is on the disk.
 
 mod builder;
 mod database;

@@ -162,6 +162,42 @@ fn dead_letters_are_left_out_of_a_rebuild_and_can_be_retried_after_it() {
     assert_eq!(world.seen(), ("x=1 y=1 z=1".into(), 3));
 }
 
+/// No commit waited for the disk, the one with a dead letter that was retried included. The letter was deleted from the
+/// store, which is durable: when the power was lost, what the event had changed was in neither.
+#[test]
+fn what_a_dead_letter_has_changed_is_on_the_disk_before_the_letter_is_deleted() {
+    let world = World::new();
+    let works = Arc::new(Mutex::new(false));
+    let gate = Arc::clone(&works);
+    let apply = move |tables: &Connection, event: &Event<'_>| {
+        if event.stream() == "late" && !*gate.lock().map_err(|_| "poisoned")? {
+            return Err("not yet".into());
+        }
+        set(tables, event)
+    };
+    world.append("late", "x=1");
+    let builder = world.store.sql_projection_over("entries", world.path(), Query::all(), apply);
+    let handle = world.run(builder.schema(SCHEMA).policy(OnError::park()));
+    // How the commit of each checkpoint waits for the disk.
+    let watch = "CREATE TEMP TABLE saves (synchronous INTEGER);
+        CREATE TEMP TRIGGER watch AFTER UPDATE OF checkpoint ON main.annals_projections
+            BEGIN INSERT INTO saves SELECT synchronous FROM pragma_synchronous; END";
+    handle.read(|tables| tables.execute_batch(watch)).unwrap();
+    let saves = || -> String {
+        let select = "SELECT group_concat(synchronous, ' ') FROM saves";
+        handle.read(|tables| tables.query_row(select, [], |row| row.get(0))).unwrap()
+    };
+    handle.wait_for(world.append("a", "y=1")).unwrap();
+    assert_eq!(saves(), "1", "normal");
+    *works.lock().unwrap() = true;
+    world.store.dead_letters("entries").unwrap().retry_all().unwrap();
+    handle.handler().wait_for_requests().unwrap();
+    assert_eq!(saves(), "1 1 2", "and full");
+    handle.wait_for(world.append("a", "z=1")).unwrap();
+    assert_eq!(saves(), "1 1 2 1");
+    assert_eq!(world.seen(), ("x=1 y=1 z=1".into(), 3));
+}
+
 #[test]
 fn readers_see_the_old_tables_until_a_rebuild_is_done() {
     let world = World::new();

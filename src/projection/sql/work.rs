@@ -77,6 +77,10 @@ impl Tables {
         }
         self.saved = checkpoint.position();
         self.unsaved.clear();
+        if checkpoint.resolves_letters() {
+            // What they have changed is in these tables and nowhere else as soon as they are deleted.
+            self.database.save_durably(&bytes)?;
+        }
         Ok(())
     }
 
