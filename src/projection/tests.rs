@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::saving::Ledger;
 use super::*;
 use crate::error::{Error, ExpectedVersion};
 use crate::limits::{COMMIT_BYTES_MAX, READ_MODEL_PART_NAME_BYTES_MAX, READ_MODEL_VALUE_BYTES_MAX};
-use crate::{Checkpoint, HandlerError, NewEvent, OnError, State, Store, Table};
+use crate::storage::{Call, Fault, FaultyDisk, MemoryDisk};
+use crate::{
+    Checkpoint, HandlerError, HandlerState, ManualClock, NewEvent, OnError, Options, State, Store, Table, Timestamp,
+};
 
 const NOW: Duration = Duration::ZERO;
 const NEVER: Duration = Duration::from_secs(1_000_000);
@@ -547,4 +550,67 @@ fn a_reader_never_sees_what_a_failing_event_has_left_half_done() {
         reader.join().unwrap();
     });
     assert_eq!(*handle.view(), (100, 100));
+}
+
+/// Before the model was rolled back it was noted that the attempt was over, and where that could not be written the handler
+/// ended with a torn model: readers waited for ever for somebody to mend it.
+#[test]
+fn a_reader_waits_for_no_note_of_an_attempt_that_an_outage_ended() {
+    let retried_later = OnError::retry(1).backoff(Duration::from_secs(1), Duration::from_secs(1)).without_jitter();
+    for policy in [retried_later, OnError::park()] {
+        let (disk, clock) = (FaultyDisk::new(MemoryDisk::new()), ManualClock::new(Timestamp::default()));
+        let options = Options::new().clock(clock.clone()).without_background_work();
+        let store = Store::open_on(Arc::new(disk.clone()), options, true).unwrap();
+        let attempts = AtomicU64::new(0);
+        let apply = move |rows: &mut Rows, _: &Event<'_>| {
+            rows.insert("half".into(), "done".into());
+            if attempts.fetch_add(1, Ordering::SeqCst) == 0 {
+                return Err("as asked".into());
+            }
+            disk.inject(Fault { forever: true, ..Fault::next(Call::Write).in_dir("state/") });
+            let source = Arc::new(std::io::Error::other("locked"));
+            Err(Error::Unavailable { operation: "ask", path: "elsewhere".into(), source }.into())
+        };
+        let builder = store.projection_over("rows", Query::all(), Rows::new(), apply).save_within(NOW);
+        let handle = builder.policy(policy.clone()).start().unwrap();
+        let position = append(&store, "a", "x=1");
+        if policy == OnError::park() {
+            handle.wait_for(position).unwrap();
+            store.dead_letters("rows").unwrap().retry_all().unwrap();
+        } else {
+            handle.handler().wait_for_state(|state| matches!(state, HandlerState::Retrying { .. }));
+            clock.advance(Duration::from_secs(1));
+        }
+        let state = handle.handler().wait_for_state(HandlerState::is_over);
+        assert!(matches!(&state, HandlerState::Failed { .. }), "{state:?}");
+        assert_eq!(content(&handle), of(&[]));
+    }
+}
+
+/// A value that is written and never read.
+#[derive(Clone, serde::Serialize)]
+struct Unreadable(u64);
+
+impl<'de> serde::Deserialize<'de> for Unreadable {
+    fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        panic!("it cannot be read")
+    }
+}
+
+/// Where going back panicked the handler ended with a torn model, and readers waited for ever.
+#[test]
+fn a_reader_waits_for_no_model_that_panics_when_it_is_loaded_again() {
+    let store = Store::in_memory().unwrap();
+    let apply = |value: &mut Unreadable, event: &Event<'_>| {
+        value.0 += 1;
+        if event.payload() == b"fails" { Err("as asked".into()) } else { Ok(()) }
+    };
+    let builder = store.projection_over("value", Query::all(), Unreadable(0), apply).save_within(NOW);
+    let handle = builder.start().unwrap();
+    handle.wait_for(append(&store, "a", "works")).unwrap();
+    assert_eq!(handle.read(|value| value.0), 1);
+    append(&store, "a", "fails");
+    let state = handle.handler().wait_for_state(HandlerState::is_over);
+    assert!(matches!(&state, HandlerState::Failed { error, .. } if error.contains("cannot be read")), "{state:?}");
+    assert_eq!((handle.read(|value| value.0), handle.view().position()), (0, None));
 }

@@ -4,6 +4,7 @@
 //! Lock order: `rebuilding`, then `ledger`, then `serving`; `mending`, then `serving`. The ledger's lock is held for whatever touches the state of
 //! the store; that of the model only while an event is applied or changes are collected, never during a write.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
@@ -124,15 +125,15 @@ impl<M: ReadModel + Clone> Core<M> {
         if self.serving.read().unsaved.is_empty() {
             return Ok(());
         }
-        let rolled_back = self.go_back();
-        if rolled_back.is_err() {
-            // The handler ends with that error. A model without events is not wrong, and says that it has none.
+        let rolled_back = catch_unwind(AssertUnwindSafe(|| self.go_back()));
+        if !matches!(rolled_back, Ok(Ok(()))) {
+            // The handler ends with that error, or panic. A model without events is not wrong, and says that it has none.
             *self.serving.write() = Serving::new(self.initial.clone(), None);
         }
         // With the lock: a reader that has seen the torn model, and does not wait yet, would sleep through this.
         let _mending = self.mending.lock();
         self.mended.notify_all();
-        rolled_back
+        rolled_back.unwrap_or_else(|payload| resume_unwind(payload))
     }
 
     fn go_back(&self) -> Result<()> {

@@ -27,20 +27,23 @@ impl Driver {
             if is_marked {
                 self.mark_attempts(position, failures + 1)?;
             }
-            let tried = self.attempt(event).and_then(|()| self.flush());
-            let is_charged = tried.as_ref().is_err_and(|error| error.outage().is_none());
-            if is_marked && !is_charged {
-                // The attempt is over. A process that ends from here on did not end of the event.
-                self.mark_attempts(position, failures)?;
-            }
-            let Err(error) = tried else { return self.succeeded(position) };
+            let Err(error) = self.attempt(event).and_then(|()| self.flush()) else {
+                if is_marked {
+                    // The attempt is over. A process that ends from here on did not end of the event.
+                    self.mark_attempts(position, failures)?;
+                }
+                return self.succeeded(position);
+            };
+            // Before anything that may have to wait, or fail: readers wait for what is half done to be undone.
+            self.work.roll_back()?;
+            let is_charged = error.outage().is_none();
             if is_charged {
                 suspect = Some(self.failed(position, failures + 1, &error));
             }
-            self.work.roll_back()?;
-            if is_charged && !is_marked {
-                // From now on its attempts are counted, whatever happens to the process.
-                self.mark_attempts(position, failures + 1)?;
+            if is_marked != is_charged {
+                // Either it is over and was none on the event, or from now on they are counted, whatever happens to the
+                // process.
+                self.mark_attempts(position, failures + u32::from(is_charged))?;
             }
             if !is_charged && !self.sit_out(&error) {
                 self.suspect = suspect;

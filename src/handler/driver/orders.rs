@@ -72,7 +72,11 @@ impl Driver {
             Some(event) if event.position() == position => self.attempt(&event).and_then(|()| self.flush()),
             _ => Err(HandlerError::permanent("the log does not keep the event any more: it can only be discarded")),
         };
-        if tried.as_ref().map_or_else(|error| error.outage().is_some(), |()| true) {
+        if tried.is_err() {
+            // Before anything that may have to wait, or fail: readers wait for what is half done to be undone.
+            self.work.roll_back()?;
+        }
+        if tried.as_ref().err().is_none_or(|error| error.outage().is_some()) {
             // The attempt is over. A process that ends from here on did not end of the event.
             self.mark_letter(letter, letter.attempts)?;
         }
@@ -84,13 +88,11 @@ impl Driver {
                 self.save()
             }
             Err(error) if error.outage().is_some() => {
-                self.work.roll_back()?;
                 self.sit_out(&error);
                 Ok(())
             }
             Err(error) => {
                 let failed = self.failed(position, attempt, &error).failed;
-                self.work.roll_back()?;
                 self.sit_out_errors(|driver| driver.parking.failed_again(position, &failed))
             }
         }
