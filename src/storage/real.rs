@@ -95,15 +95,10 @@ impl Disk for RealDisk {
     }
 
     fn lock(&self, path: &str) -> io::Result<Option<Lock>> {
-        // The file is never removed: a lock on a file that has lost its name would exclude nobody.
+        let path = self.locate(path);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
-        let file = options.open(self.locate(path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(LockedFile::lock(file))),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(error),
-        }
+        lock_at(&path, || options.open(&path))
     }
 
     fn free_bytes(&self) -> io::Result<Option<u64>> {
@@ -236,6 +231,39 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
 #[allow(clippy::unnecessary_wraps, reason = "it can fail elsewhere")]
 fn sync_dir(_: &Path) -> io::Result<()> {
     Ok(())
+}
+
+/// Locks the file that has a name. One that has lost it would exclude nobody: it goes when its directory is renamed to be
+/// removed, which may be since it was opened.
+fn lock_at(path: &Path, open: impl Fn() -> io::Result<fs::File>) -> io::Result<Option<Lock>> {
+    loop {
+        let file = open()?;
+        match file.try_lock() {
+            Ok(()) if !is_at(&file, path)? => {}
+            Ok(()) => return Ok(Some(LockedFile::lock(file))),
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+}
+
+/// Whether this is the file that has the name.
+#[cfg(unix)]
+fn is_at(file: &fs::File, path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    match fs::metadata(path) {
+        Ok(named) => Ok(identity(named) == identity(file.metadata()?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Windows renames no directory in which a file is open.
+#[cfg(not(unix))]
+#[allow(clippy::unnecessary_wraps, reason = "it can fail elsewhere")]
+fn is_at(_: &fs::File, _: &Path) -> io::Result<bool> {
+    Ok(true)
 }
 
 /// What an unprivileged program may still take.
@@ -380,6 +408,23 @@ mod tests {
         drop(lock);
         assert!(disk.lock("lock").unwrap().is_some());
         drop(shared);
+    }
+
+    /// Found by review. Who had opened the lock file when another process removed the store locked a file that was on its
+    /// way out, and made a store in the place of the other beside whoever came next.
+    #[test]
+    #[cfg(unix)]
+    fn a_lock_file_that_went_with_its_directory_is_not_the_one_to_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, path) = (dir.path().join("store"), dir.path().join("store/lock"));
+        fs::create_dir(&store).unwrap();
+        let opened = std::cell::Cell::new(Some(fs::File::create(&path).unwrap()));
+        fs::rename(&store, dir.path().join("removed")).unwrap();
+        fs::create_dir(&store).unwrap();
+        let lock = lock_at(&path, || opened.take().map_or_else(|| fs::File::create(&path), Ok)).unwrap();
+        assert!(RealDisk::new(&store).lock("lock").unwrap().is_none());
+        drop(lock);
+        assert!(RealDisk::new(&store).lock("lock").unwrap().is_some());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! its files follow. What a crash leaves of them carries a name that no store can have and goes away when the directory
 //! is next opened.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::open::{LOCK_PATH, is_store};
@@ -104,8 +105,13 @@ impl StoreDirectory {
         if !is_store(&disk)? {
             return Err(Error::NotFound { path });
         }
-        let lock = disk.lock(LOCK_PATH).map_err(|error| Error::io("lock", disk.locate(LOCK_PATH), error))?;
-        let Some(lock) = lock else { return Err(Error::Locked { path }) };
+        let lock = match disk.lock(LOCK_PATH) {
+            Ok(Some(lock)) => lock,
+            Ok(None) => return Err(Error::Locked { path }),
+            // Somebody else has just removed it.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(Error::NotFound { path }),
+            Err(error) => return Err(Error::io("lock", disk.locate(LOCK_PATH), error)),
+        };
         // Windows renames no directory in which a file is open.
         let lock = (!cfg!(windows)).then_some(lock);
         let removed = format!("{name}{REMOVED}{:016x}", random_number());
