@@ -395,7 +395,12 @@ impl Index {
             false => Positions::Memory(table.into()),
         };
         self.sync_if_writable()?;
-        self.change(|view| view.set_positions(segment, positions));
+        self.change(|view| {
+            // Not where a reader has gone on with another index meanwhile.
+            if matches!(view.positions_of(segment), Positions::File(file) if file.seed() == fault.seed) {
+                view.set_positions(segment, positions);
+            }
+        });
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::open::sealed_segments;
-use super::recovery::{Checkpoint, Inspection, Look, Walk, inspect, look_at, read_synced_head};
+use super::recovery::{Checkpoint, Inspection, Look, Walk, inspect, look_into, read_synced_head};
 use super::scan::{Joint, Scanner};
 use super::segment::{Segment, SegmentWriter, path_of};
 use super::{Log, LogOptions};
@@ -65,18 +65,30 @@ impl Follower {
         &self.log
     }
 
-    /// Takes in what the writer has synced since, and returns the head.
-    pub(crate) fn refresh(&self) -> Result<u64> {
+    /// Takes in what the writer has synced since, and returns the head. What is new is shown once `index` has been called
+    /// with the position up to which there is something to index.
+    pub(crate) fn refresh(&self, index: impl FnOnce(u64) -> Result<()>) -> Result<u64> {
         let mut place = self.place.lock();
+        let gone_on = self.go_on(&mut place);
+        // Also what was found before a fault.
+        let head = place.served.next_position - 1;
+        if head > self.log.visible() {
+            index(head)?;
+            self.log.show_synced(head);
+        }
+        gone_on.map(|()| head)
+    }
+
+    fn go_on(&self, place: &mut Place) -> Result<()> {
         loop {
-            let synced = self.synced_address(&place)?;
+            let synced = self.synced_address(place)?;
             // Nearly always nothing is new, which one small file tells without a look at the log.
             if synced == Some(place.served.address()) {
-                return Ok(self.log.visible());
+                return Ok(());
             }
-            match self.advance(&mut place, synced.unwrap_or(0))? {
+            match self.advance(place, synced.unwrap_or(0))? {
                 Some(next) => *place = next,
-                None => return Ok(self.log.visible()),
+                None => return Ok(()),
             }
         }
     }
@@ -113,7 +125,6 @@ impl Follower {
             segment.seal(served.offset);
             self.log.add(Arc::clone(&next.segment), 0);
         }
-        self.log.show_synced(served.next_position - 1);
         match next {
             None => self.check_stop(&walk.end, &fault, durable, segment.number).map(|()| None),
             next => Ok(next),
@@ -140,7 +151,7 @@ impl Follower {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io("open", disk.locate(&path), error)),
         };
-        let found = match look_at(&**disk, number + 1)? {
+        let found = match look_into(&**disk, number + 1, &*file)? {
             Look::Found(found) if found.start.predecessor_length == end.offset => found,
             _ => return Ok(None),
         };

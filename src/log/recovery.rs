@@ -196,12 +196,15 @@ pub(super) enum Look {
 }
 
 pub(super) fn look_at(disk: &dyn Disk, number: u64) -> Result<Look> {
+    look_into(disk, number, &*open(disk, &path_of(number))?)
+}
+
+pub(super) fn look_into(disk: &dyn Disk, number: u64, file: &dyn File) -> Result<Look> {
     let path = path_of(number);
-    let file = open(disk, &path)?;
     let failed = |error| Error::io("read", disk.locate(&path), error);
     let incompatible = |reason: String| Err(Error::Incompatible { file: disk.locate(&path), reason });
     let length = file.len().map_err(failed)?;
-    let (header, unknown_to_writers) = match read_header(&*file, number).map_err(failed)? {
+    let (header, unknown_to_writers) = match read_header(file, number).map_err(failed)? {
         Ok(header) => header,
         Err(HeaderFault::Unknown(reason)) => return incompatible(reason),
         // A file gets its name after its header was synced: a damaged header is damage, in a spare as well.
@@ -210,7 +213,7 @@ pub(super) fn look_at(disk: &dyn Disk, number: u64) -> Result<Look> {
     if length < header.allocated {
         return Err(Error::corrupt(disk.locate(&path), length, "the file is shorter than it was made"));
     }
-    let mut scanner = Scanner::new(&*file, number, header.salt);
+    let mut scanner = Scanner::new(file, number, header.salt);
     let fault = match scanner.any_frame(FIRST_FRAME).map_err(failed)? {
         Ok(frame) => match found(header, length, &frame) {
             Some(found) => return Ok(Look::Found(Found { unknown_to_writers, ..found })),

@@ -66,7 +66,9 @@ enum Outcome {
 pub(super) struct Syncer {
     /// Held during a sync.
     turn: Mutex<Outcome>,
+    /// Bytes that wait for the next sync, and those that the one under way is about.
     unsynced_bytes: AtomicU64,
+    syncing_bytes: AtomicU64,
     /// Log address up to which everything is synced.
     synced_address: AtomicU64,
     synced_head: Arc<dyn File>,
@@ -77,6 +79,7 @@ impl Syncer {
         Self {
             turn: Mutex::new(Outcome::Good),
             unsynced_bytes: AtomicU64::new(0),
+            syncing_bytes: AtomicU64::new(0),
             synced_address: AtomicU64::new(end.address),
             synced_head,
         }
@@ -103,7 +106,9 @@ impl Syncer {
 
     /// Takes what the next sync has to sync.
     pub(super) fn take(&self, written: &mut Written) -> Unsynced {
-        self.unsynced_bytes.store(0, Ordering::Relaxed);
+        // In this order: who adds them up may count some twice, and never too few.
+        self.syncing_bytes.store(self.unsynced_bytes(), Ordering::Relaxed);
+        self.unsynced_bytes.store(0, Ordering::Release);
         Unsynced { end: written.end.clone(), dirty: std::mem::take(&mut written.dirty) }
     }
 
@@ -111,8 +116,19 @@ impl Syncer {
         self.synced_address.load(Ordering::Acquire)
     }
 
+    /// Bytes that wait for the next sync.
     pub(super) fn unsynced_bytes(&self) -> u64 {
         self.unsynced_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that a loss of power may take: those that a sync is under way for as well.
+    pub(super) fn bytes_at_risk(&self) -> u64 {
+        self.unsynced_bytes.load(Ordering::Acquire) + self.syncing_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether a sync has failed, after which none is tried any more.
+    pub(super) fn has_failed(&self) -> bool {
+        !matches!(*self.turn.lock(), Outcome::Good)
     }
 
     /// Whether everything that was written is synced.
@@ -152,6 +168,7 @@ impl Syncer {
             return Err(error);
         }
         *outcome = Outcome::Good;
+        self.syncing_bytes.store(0, Ordering::Relaxed);
         self.synced_address.store(end.address, Ordering::Release);
         // Others first: whoever hears of a synced position here finds it there.
         self.tell(log, &end);

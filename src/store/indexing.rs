@@ -17,7 +17,7 @@ const SETTLED_BYTES_MIN: u64 = 256 * 1024;
 /// by chance.
 const REPAIRS_MAX: usize = 64;
 /// A reader that holds so many full windows in memory looks whether the writer has put them on disk.
-const FULL_WINDOWS_MAX: usize = 2;
+pub(super) const FULL_WINDOWS_MAX: usize = 2;
 
 /// Brings an index up to a log.
 #[derive(Clone, Copy)]
@@ -48,9 +48,8 @@ impl Indexer<'_> {
         Ok(())
     }
 
-    /// Indexes what is visible and not indexed yet; how many events that were.
-    pub(super) fn index_tail(&self) -> Result<u64> {
-        let head = self.log.visible();
+    /// Indexes what is not indexed yet up to a position; how many events that were.
+    pub(super) fn index_tail(&self, head: u64) -> Result<u64> {
         let begun = self.index.covered();
         while self.index.covered() < head {
             self.index_segment_from(self.index.covered() + 1, head)?;
@@ -114,8 +113,8 @@ impl Inner {
         Indexer { log: &self.log, index: &self.index, seed: self.seed }
     }
 
-    pub(super) fn index_tail(&self) -> Result<u64> {
-        self.indexer().index_tail()
+    pub(super) fn index_tail(&self, head: u64) -> Result<u64> {
+        self.indexer().index_tail(head)
     }
 
     /// Writes the index of the newest events to disk if it is worth it, so that the next open has little to do.
@@ -135,20 +134,30 @@ impl Inner {
         self.with_repair(|| self.index.merge())
     }
 
-    /// Lets go of windows that the writer has put on disk by now: the memory of a reader stays bounded, however long it
-    /// follows.
-    pub(super) fn let_go_of_windows(&self) -> Result<()> {
-        let view = self.index.view();
-        if view.frozen_windows() < FULL_WINDOWS_MAX {
-            return Ok(());
+    /// Lets go of windows that the writer has put on disk by now, if a reader holds so many: its memory stays bounded,
+    /// however long it follows. Returns how many it may hold before it is tried again: more, after a failure. That is no
+    /// reason not to read.
+    pub(super) fn let_go_of_windows(&self, windows_max: usize) -> usize {
+        let frozen = self.index.view().frozen_windows();
+        if frozen < windows_max {
+            return windows_max;
         }
+        match self.take_over_windows() {
+            Ok(()) => FULL_WINDOWS_MAX,
+            Err(_) => frozen * 2,
+        }
+    }
+
+    /// Goes on with the index that is on disk, where it covers more than it did.
+    fn take_over_windows(&self) -> Result<()> {
+        let view = self.index.view();
         let visible = self.log.visible();
         let written = index::checkpoints(&self.disk)?.into_iter().map(|known| known.position);
         if written.filter(|position| *position <= visible).max().unwrap_or(0) <= view.run_end() {
             return Ok(());
         }
         let index = self.index.open_again(&spans_of(&self.log), &*self.log)?;
-        Indexer { index: &index, ..self.indexer() }.index_tail()?;
+        Indexer { index: &index, ..self.indexer() }.index_tail(visible)?;
         self.index.adopt(&index);
         Ok(())
     }

@@ -86,14 +86,16 @@ impl Inner {
         if head != round.head {
             (round.head, round.since) = (head, now);
         }
-        if appender.wants_sync() || round.unsynced_since.is_some_and(|since| now >= since + self.sync_delay) {
+        if appender.wants_sync()
+            || round.unsynced_since.is_some_and(|since| now >= since.saturating_add(self.sync_delay))
+        {
             // What is unsynced behind it was written since.
             round.unsynced_since = None;
             let _ = appender.sync();
         }
         let _ = self.spill_index();
         while !stop.load(Ordering::Acquire) && matches!(self.merge_index(), Ok(true)) {}
-        if now >= round.since + self.mark_delay {
+        if now >= round.since.saturating_add(self.mark_delay) {
             let _ = appender.mark();
         }
         round.unsynced_since = appender.has_unsynced().then(|| round.unsynced_since.unwrap_or(now));
@@ -103,16 +105,16 @@ impl Inner {
     }
 
     fn next_round(&self, appender: &Appender, round: &Round) -> Option<Duration> {
+        let sync_due = round.unsynced_since.map(|since| since.saturating_add(self.sync_delay));
         if appender.failure().is_some() {
-            return None;
+            return sync_due.filter(|_| appender.has_syncable());
         }
         if appender.is_settled() {
             // The next append raises the signal; one that came in between is seen here.
             appender.rest();
             return (!appender.is_settled()).then(|| self.clock.monotonic());
         }
-        let sync_due = round.unsynced_since.map(|since| since + self.sync_delay);
-        sync_due.into_iter().chain([round.since + self.mark_delay]).min()
+        sync_due.into_iter().chain([round.since.saturating_add(self.mark_delay)]).min()
     }
 
     /// Everything that background work would do now and later, at once.
@@ -134,7 +136,7 @@ mod tests {
     use super::*;
     use crate::clock::{Clock, ManualClock};
     use crate::error::ExpectedVersion;
-    use crate::storage::{Call, FaultyDisk, MemoryDisk};
+    use crate::storage::{Call, Fault, FaultyDisk, MemoryDisk};
     use crate::types::{Durability, Timestamp};
 
     /// From the second second of traffic that did not stop, everything was synced over and over, without a pause: what
@@ -168,6 +170,62 @@ mod tests {
         clock.advance(DELAY);
         inner.background_round(&mut round, &stop);
         assert_eq!(inner.log.synced(), 3);
+    }
+
+    /// Found by review. After a failed write, background work never came back to what had been acknowledged before it.
+    #[test]
+    fn what_was_acknowledged_before_a_write_failed_is_synced_in_time() {
+        const DELAY: Duration = Duration::from_secs(1);
+        let disk = FaultyDisk::new(MemoryDisk::new());
+        let clock = ManualClock::new(Timestamp::from_millis(1_000));
+        let options = Options::new().durability(Durability::Os).sync_delay(DELAY).clock(clock.clone());
+        let store = Store::open_on(Arc::new(disk.clone()), options.without_background_work(), true).unwrap();
+        let append = || store.append("s", ExpectedVersion::Any, [NewEvent::raw("Made", "")]).map(drop);
+        let inner = &store.handle.inner;
+        let (mut round, stop) = (Round::default(), AtomicBool::new(false));
+        append().unwrap();
+        inner.background_round(&mut round, &stop);
+        append().unwrap();
+        disk.inject(Fault::next(Call::Write).of(".segment"));
+        append().unwrap_err();
+        clock.advance(DELAY / 2);
+        assert_eq!(inner.background_round(&mut round, &stop), Some(DELAY));
+        clock.advance(DELAY / 2);
+        assert_eq!(inner.background_round(&mut round, &stop), None);
+        assert_eq!((inner.log.synced(), inner.log.visible()), (2, 2));
+    }
+
+    /// The same where it is the sync that fails: there is nothing to come back to.
+    #[test]
+    fn after_a_failed_sync_background_work_rests() {
+        let disk = FaultyDisk::new(MemoryDisk::new());
+        let clock = ManualClock::new(Timestamp::from_millis(1_000));
+        let options = Options::new().durability(Durability::Os).clock(clock.clone()).without_background_work();
+        let store = Store::open_on(Arc::new(disk.clone()), options, true).unwrap();
+        store.append("s", ExpectedVersion::Any, [NewEvent::raw("Made", "")]).unwrap();
+        disk.inject(Fault::next(Call::Sync).of(".segment"));
+        store.sync().unwrap_err();
+        let (mut round, stop) = (Round::default(), AtomicBool::new(false));
+        for _ in 0..3 {
+            assert_eq!(store.handle.inner.background_round(&mut round, &stop), None);
+            clock.advance(Duration::from_secs(10));
+        }
+    }
+
+    /// Found by review. The sum of such a delay and the time was a panic, and background work was over.
+    #[test]
+    fn a_delay_without_end_is_no_deadline_that_could_pass() {
+        let clock = ManualClock::new(Timestamp::from_millis(1_000));
+        let options = Options::new().durability(Durability::Os).clock(clock.clone()).without_background_work();
+        let options = options.sync_delay(Duration::MAX).mark_delay(Duration::MAX);
+        let store = Store::open_on(Arc::new(MemoryDisk::new()), options, true).unwrap();
+        let (mut round, stop) = (Round::default(), AtomicBool::new(false));
+        for _ in 0..3 {
+            store.append("s", ExpectedVersion::Any, [NewEvent::raw("Made", "")]).unwrap();
+            clock.advance(Duration::from_secs(10));
+            assert_eq!(store.handle.inner.background_round(&mut round, &stop), Some(Duration::MAX));
+        }
+        assert_eq!(store.handle.inner.log.synced(), 0);
     }
 
     /// A store whose active segment had no room for a mark kept a processor busy for as long as it was idle.

@@ -160,7 +160,7 @@ struct Inner {
 #[derive(Debug)]
 enum Side {
     Writing(Box<Appender>),
-    Reading { follower: Box<Follower>, catching_up: Mutex<()> },
+    Reading { follower: Box<Follower>, windows_max: Mutex<usize> },
 }
 
 impl Store {
@@ -449,11 +449,12 @@ impl Inner {
     fn catch_up(&self) -> Result<()> {
         match &self.side {
             Side::Writing(_) => Ok(()),
-            Side::Reading { follower, catching_up, .. } => {
-                let _one_at_a_time = catching_up.lock();
-                follower.refresh()?;
-                self.index_tail()?;
-                self.let_go_of_windows()
+            Side::Reading { follower, windows_max } => {
+                // One at a time.
+                let mut windows_max = windows_max.lock();
+                follower.refresh(|head| self.index_tail(head).map(drop))?;
+                *windows_max = self.let_go_of_windows(*windows_max);
+                Ok(())
             }
         }
     }

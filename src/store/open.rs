@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::attachments::Attachments;
-use super::indexing::open_index;
+use super::indexing::{FULL_WINDOWS_MAX, open_index};
 use super::maintenance::Worker;
 use super::options::{Options, RebuildProgress};
 use super::state::StateSlot;
@@ -82,7 +82,7 @@ impl Store {
         let state = StateSlot::new(&bare, &options, Arc::clone(&signal), true);
         let mut inner = Inner::new(disk, &options, opened.log, Side::Writing(Box::new(opened.appender)), state)?;
         inner.owner = lock.owner();
-        let indexed_events = inner.rebuilt + inner.index_tail()?;
+        let indexed_events = inner.rebuilt + inner.index_tail(inner.log.visible())?;
         let report = report_of(&recovered, &inner, indexed_events);
         observe::opened(&inner.disk.locate(""), report.cut_bytes, report.indexed_events);
         let inner = Arc::new(inner);
@@ -103,10 +103,10 @@ impl Store {
             return Err(Error::NotFound { path: disk.locate("") });
         };
         let log = Arc::clone(follower.log());
-        let side = Side::Reading { follower: Box::new(follower), catching_up: Mutex::new(()) };
+        let side = Side::Reading { follower: Box::new(follower), windows_max: Mutex::new(FULL_WINDOWS_MAX) };
         let state = StateSlot::new(&disk, &options, Arc::new(Signal::new()), false);
         let inner = Inner::new(disk, &options, log, side, state)?;
-        let indexed_events = inner.rebuilt + inner.index_tail()?;
+        let indexed_events = inner.rebuilt + inner.index_tail(inner.log.visible())?;
         let report = OpenReport { unconfirmed_events: unconfirmed, indexed_events, ..OpenReport::default() };
         let attachments = Attachments::default();
         let phase = Mutex::new(Phase::Closed(Ok(())));

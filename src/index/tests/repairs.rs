@@ -252,3 +252,48 @@ fn what_is_forgotten_is_what_lies_before_the_first_kept_position() {
     assert_eq!(world.index.view().segments[0].id.number, 2);
     world.check();
 }
+
+/// A log that has something done while it is scanned.
+struct Meanwhile<'a> {
+    log: &'a FakeLog,
+    done: &'a dyn Fn(),
+}
+
+impl FrameSource for Meanwhile<'_> {
+    fn header(&self, segment: u64, offset: u64) -> Result<FrameHeader, Error> {
+        self.log.header(segment, offset)
+    }
+
+    fn scan(
+        &self,
+        segment: u64,
+        offset: u64,
+        upto: u64,
+        visit: &mut dyn FnMut(u64, &Frame<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        (self.done)();
+        self.log.scan(segment, offset, upto, visit)
+    }
+}
+
+/// Found by review. A reader that made the damaged positions of a segment again put them in the place of those that it had
+/// got from its writer meanwhile, and which covered more: behind them the log was called corrupt.
+#[test]
+fn a_repair_leaves_an_index_alone_that_was_adopted_meanwhile() {
+    let mut world = World::new(52, ALL_BITS);
+    let grow = |world: &mut World| {
+        (0..5).for_each(|_| world.commit());
+        world.synced = world.log.head();
+        world.index.freeze();
+        world.spill();
+    };
+    grow(&mut world);
+    let reader = open(&world.disk, &world.log, ALL_BITS, world.limits, false).unwrap();
+    let fault = fault_of_positions(&reader, 1);
+    grow(&mut world);
+    let adopt = || reader.adopt(&reader.open_again(&world.log.spans(), &world.log).unwrap());
+    reader.repair(&fault, &Meanwhile { log: &world.log, done: &adopt }).unwrap();
+    for position in 1..=world.log.head() {
+        assert!(reader.view().locate(position).unwrap().is_some(), "{position}");
+    }
+}

@@ -66,7 +66,7 @@ impl Appender {
 
     /// Writes a batch, and syncs it if anyone asked for that. It is shown when its leadership ends.
     fn carry_out(&self, batch: &mut Batch) -> Result<()> {
-        if self.syncer.unsynced_bytes() + batch.bytes.len() as u64 > UNSYNCED_BYTES_MAX {
+        if self.syncer.bytes_at_risk() + batch.bytes.len() as u64 > UNSYNCED_BYTES_MAX {
             self.sync_written()?;
         }
         for index in 0..batch.pieces.len() {

@@ -211,6 +211,11 @@ impl Appender {
         !self.syncer.is_clean(&self.sequencer.lock().written)
     }
 
+    /// Whether there is something to sync that can be synced still: what was written before a write failed.
+    pub(crate) fn has_syncable(&self) -> bool {
+        self.has_unsynced() && !self.syncer.has_failed()
+    }
+
     /// Whether the log says of itself that all of it is synced, or is synced and has no room to say so.
     pub(crate) fn is_settled(&self) -> bool {
         let sequencer = self.sequencer.lock();

@@ -113,8 +113,8 @@ fn a_follower_tells_that_the_next_segment_cannot_be_opened() {
     let (follower, _) = follow(&disk, small()).unwrap().unwrap();
     add(&opened, SYNCED, "b");
     disk.inject(Fault::next(Call::Open).of(NEXT));
-    assert!(matches!(follower.refresh(), Err(Error::Io { .. })));
-    assert_eq!(follower.refresh().unwrap(), 2);
+    assert!(matches!(follower.refresh(|_| Ok(())), Err(Error::Io { .. })));
+    assert_eq!(follower.refresh(|_| Ok(())).unwrap(), 2);
 }
 
 /// The segment behind the first.
