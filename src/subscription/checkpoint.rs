@@ -1,7 +1,8 @@
 //! The durable checkpoints of named subscriptions, in the state beside the log.
 //!
 //! A checkpoint is handed to the operating system and not synced: one that is lost in a loss of power leads to events
-//! that are delivered once more, never to one that is not delivered. It remembers its history.
+//! that are delivered once more, never to one that is not delivered. So that this holds, the one that it falls back to
+//! is synced: that of a subscription which does not begin at the beginning. It remembers its history.
 
 use serde::{Deserialize, Serialize};
 
@@ -54,16 +55,45 @@ impl Checkpoints {
         Ok(Some(saved))
     }
 
-    pub(super) fn save(&self, position: Option<Position>) -> Result<()> {
-        let point = position.map(|position| self.store.history_point(position)).transpose()?;
-        let json = serde_json::to_vec(&Saved::Subscription(point))
-            .map_err(|error| Error::Codec { what: "cannot encode a checkpoint".into(), reason: error.to_string() })?;
-        self.state.write(StateBatch::new().put(self.key(), json).durability(Durability::Os))?;
-        Ok(())
+    /// Saves where a subscription begins. No loss of power undoes it: the subscription would begin elsewhere then.
+    pub(super) fn begin(&self, position: Option<Position>) -> Result<()> {
+        let point = self.point(position)?;
+        if position > self.store.synced_head()? {
+            // It would outlive what it is of.
+            self.store.sync()?;
+        }
+        self.write(point, Durability::Synced)
     }
 
+    pub(super) fn save(&self, position: Option<Position>) -> Result<()> {
+        self.write(self.point(position)?, Durability::Os)
+    }
+
+    /// Makes what was loaded durable. What a store that is open for reading shows is so.
+    pub(super) fn sync(&self) -> Result<()> {
+        match self.state.sync() {
+            Err(Error::ReadOnly) => Ok(()),
+            synced => synced,
+        }
+    }
+
+    /// Whoever deletes it means that, and does not want it back after a loss of power.
     pub(super) fn delete(&self) -> Result<()> {
-        self.state.delete(self.key())
+        let key = self.key();
+        match self.state.versioned(&key)? {
+            Some(_) => self.state.write(StateBatch::new().delete(key).durability(Durability::Synced)).map(drop),
+            None => self.state.delete(key),
+        }
+    }
+
+    fn point(&self, position: Option<Position>) -> Result<Option<HistoryPoint>> {
+        position.map(|position| self.store.history_point(position)).transpose()
+    }
+
+    fn write(&self, point: Option<HistoryPoint>, durability: Durability) -> Result<()> {
+        let json = serde_json::to_vec(&Saved::Subscription(point))
+            .map_err(|error| Error::Codec { what: "cannot encode a checkpoint".into(), reason: error.to_string() })?;
+        self.state.write(StateBatch::new().put(self.key(), json).durability(durability)).map(drop)
     }
 }
 

@@ -81,7 +81,8 @@ impl Store {
         Ok(Checkpoints::new(self, name)?.load()?.and_then(|Saved::Subscription(point)| point))
     }
 
-    /// Forgets a subscription, which begins anew when it is opened the next time.
+    /// Forgets a subscription, which begins anew when it is opened the next time. It is forgotten for good when this
+    /// returns, also if the power fails.
     ///
     /// # Errors
     /// [`Error::Held`](crate::Error::Held) if it is active; [`Error::Invalid`](crate::Error::Invalid) if the name breaks a limit; those of
@@ -106,13 +107,15 @@ impl Subscribe {
         self
     }
 
-    /// Begins with what comes after it is opened, if the name has no checkpoint yet.
+    /// Begins with what comes after it is opened, if the name has no checkpoint yet. Where that is does not change any
+    /// more, also if the power fails before anything is acknowledged.
     pub fn from_end(mut self) -> Self {
         self.begin = Begin::End;
         self
     }
 
-    /// Begins behind this position, if the name has no checkpoint yet; `None` begins at the beginning.
+    /// Begins behind this position, if the name has no checkpoint yet; `None` begins at the beginning. Where that is does
+    /// not change any more, as with [`Subscribe::from_end`].
     pub fn after(mut self, position: impl Into<Option<Position>>) -> Self {
         self.begin = Begin::After(position.into());
         self
@@ -145,14 +148,15 @@ impl Subscribe {
         self
     }
 
-    /// Opens it.
+    /// Opens it. One that does not begin at the beginning syncs where it begins or goes on.
     ///
     /// # Errors
     /// [`Error::Held`](crate::Error::Held) if the name is active and either one is not shared; [`Error::HistoryChanged`](crate::Error::HistoryChanged) if the checkpoint is
     /// of another history: see to the effects outside, then [`Store::delete_subscription`]; [`Error::Invalid`](crate::Error::Invalid) if the
     /// name, the batch or the lease breaks a limit, or others share it with another query, horizon or lease;
     /// [`Error::ReadOnly`](crate::Error::ReadOnly) on a store that is open for reading, unless the name has a checkpoint or begins at the
-    /// beginning, in which case acknowledging fails with it; those of [`State::write`](crate::State::write).
+    /// beginning, in which case acknowledging fails with it; those of [`State::write`](crate::State::write) and
+    /// [`Store::sync`].
     pub fn open(self) -> Result<Subscription> {
         self.check()?;
         if self.lease.is_some() { self.open_shared() } else { self.open_alone() }
@@ -199,28 +203,33 @@ impl Subscribe {
         let held = self.store.hold(&self.name)?;
         let follow = self.store.follow(self.query.clone()).upto(self.horizon);
         let after = match checkpoints.load()? {
-            Some(Saved::Subscription(point)) => self.known(point)?,
+            Some(Saved::Subscription(point)) => self.known(point, &checkpoints)?,
             None => self.begin_anew(&checkpoints, &follow)?,
         };
         Ok(Arc::new(Group::new(Some(checkpoints), Some(held), follow.after(after), self.lease)))
     }
 
-    fn known(&self, point: Option<HistoryPoint>) -> Result<Option<Position>> {
+    /// Where it goes on may have been saved by one that began at the beginning. If it were lost with the power, this one
+    /// would begin elsewhere.
+    fn known(&self, point: Option<HistoryPoint>, checkpoints: &Checkpoints) -> Result<Option<Position>> {
         if let Some(point) = &point {
             self.store.check_history(point)?;
+        }
+        if !matches!(self.begin, Begin::After(None)) {
+            checkpoints.sync()?;
         }
         Ok(point.map(|point| point.position))
     }
 
-    /// Where it begins is remembered at once: one that begins at the end must not skip what comes before it is opened
-    /// again.
+    /// Where it begins is remembered at once, and for good: one that begins at the end must not skip what comes before it
+    /// is opened again.
     fn begin_anew(&self, checkpoints: &Checkpoints, follow: &Follow) -> Result<Option<Position>> {
         let after = match self.begin {
             Begin::After(None) => return Ok(None),
             Begin::After(after) => after,
             Begin::End => follow.head()?,
         };
-        checkpoints.save(after)?;
+        checkpoints.begin(after)?;
         Ok(after)
     }
 }
@@ -234,5 +243,108 @@ impl Groups {
             by_name.remove(name);
         }
         saved
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ExpectedVersion;
+    use crate::storage::{Disk, FaultyDisk, MemoryDisk};
+    use crate::types::Durability;
+    use crate::{Item, NewEvent, Options};
+
+    /// What a loss of power may leave of a store.
+    const CUTS: u64 = 24;
+
+    fn open(disk: impl Disk + 'static, durability: Durability) -> Store {
+        let options = Options::new().durability(durability).without_background_work();
+        Store::open_on(Arc::new(disk), options, true).unwrap()
+    }
+
+    fn append(store: &Store) {
+        store.append("a-1", ExpectedVersion::Any, [NewEvent::raw("Counted", "")]).unwrap();
+    }
+
+    /// Acknowledges everything that is there.
+    fn handle_all(mut subscription: Subscription) -> Vec<u64> {
+        let mut handled = Vec::new();
+        while let Some(Item::Event(delivery)) = subscription.next_within(Duration::ZERO).unwrap() {
+            handled.push(delivery.position.number());
+            delivery.ack().unwrap();
+        }
+        handled
+    }
+
+    #[test]
+    fn what_is_appended_behind_the_end_that_it_began_at_is_delivered_though_the_power_failed() {
+        let lease = Duration::from_secs(60);
+        let beginnings: [fn(&Store) -> Subscribe; 3] = [
+            |store| store.subscribe("mailer").from_end(),
+            |store| store.subscribe("mailer").after(store.head().unwrap()),
+            |store| store.subscribe("mailer").from_end().visible(),
+        ];
+        for (number, begin) in beginnings.into_iter().enumerate() {
+            for subscribe in [|begun: Subscribe, _| begun, Subscribe::shared] {
+                let disk = FaultyDisk::new(MemoryDisk::new());
+                let store = open(disk.clone(), Durability::Synced);
+                append(&store);
+                let _waits = subscribe(begin(&store), lease).open().unwrap();
+                append(&store);
+                for seed in 0..CUTS {
+                    let left = open(disk.power_cut(seed), Durability::Synced);
+                    let handled = handle_all(subscribe(begin(&left), lease).open().unwrap());
+                    assert_eq!(handled, [2], "beginning {number}, seed {seed}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn where_one_goes_on_that_would_begin_at_the_end_otherwise_is_not_lost_with_the_power() {
+        let disk = FaultyDisk::new(MemoryDisk::new());
+        let store = open(disk.clone(), Durability::Synced);
+        append(&store);
+        assert_eq!(handle_all(store.subscribe("mailer").open().unwrap()), [1]);
+        let _waits = store.subscribe("mailer").from_end().open().unwrap();
+        append(&store);
+        for seed in 0..CUTS {
+            let left = open(disk.power_cut(seed), Durability::Synced);
+            assert_eq!(handle_all(left.subscribe("mailer").from_end().open().unwrap()), [2], "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn one_that_begins_behind_what_is_not_synced_is_not_of_another_history_after_a_loss_of_power() {
+        let beginnings: [fn(&Store) -> Subscribe; 2] = [
+            |store| store.subscribe("mailer").from_end().visible(),
+            |store| store.subscribe("mailer").after(Position::FIRST),
+        ];
+        for begin in beginnings {
+            let disk = FaultyDisk::new(MemoryDisk::new());
+            let store = open(disk.clone(), Durability::Os);
+            append(&store);
+            let _waits = begin(&store).open().unwrap();
+            for seed in 0..CUTS {
+                let left = open(disk.power_cut(seed), Durability::Os);
+                let again = begin(&left).open().unwrap();
+                assert_eq!(again.checkpoint(), Some(Position::FIRST), "seed {seed}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_subscription_that_was_deleted_does_not_come_back_with_the_power() {
+        let disk = FaultyDisk::new(MemoryDisk::new());
+        let store = open(disk.clone(), Durability::Os);
+        append(&store);
+        assert_eq!(handle_all(store.subscribe("mailer").visible().open().unwrap()), [1]);
+        store.sync().unwrap();
+        store.state().unwrap().sync().unwrap();
+        store.delete_subscription("mailer").unwrap();
+        for seed in 0..CUTS {
+            let left = open(disk.power_cut(seed), Durability::Os);
+            assert_eq!(handle_all(left.subscribe("mailer").open().unwrap()), [1], "seed {seed}");
+        }
     }
 }

@@ -193,14 +193,14 @@ impl World {
     pub(super) fn delete_snapshot(&mut self, store: &Store, stream: &str) {
         let key = key_of(stream);
         let deleted = store.delete_snapshot(stream);
-        self.note_deletion(deleted, key);
+        self.note_deletion(deleted, key, self.durability());
     }
 
     /// What has no value is not deleted: nothing is written then.
-    pub(super) fn note_deletion(&mut self, deleted: Result<()>, key: String) {
+    pub(super) fn note_deletion(&mut self, deleted: Result<()>, key: String, durability: Durability) {
         if deleted.is_ok() && self.journal.value(&key).is_none() {
             return;
         }
-        self.note_write(deleted, vec![(key, None)], self.durability());
+        self.note_write(deleted, vec![(key, None)], durability);
     }
 }

@@ -61,7 +61,7 @@ impl World {
         let is_invalid = spec.batch == Some(0);
         match self.journal.value(&checkpoint_key(spec.name)).map(|value| value.meaning) {
             Some(Meaning::Checkpoint(place)) if !is_invalid => {
-                self.reopen_subscription(store, spec.name, opened, place)
+                self.reopen_subscription(store, spec.name, start, opened, place)
             }
             _ if is_invalid || matches!(start, Start::After(after) if after.position() > self.model.head()) => {
                 let is_right =
@@ -77,6 +77,7 @@ impl World {
         &mut self,
         store: &Store,
         name: &'static str,
+        start: Start,
         opened: Result<Subscription>,
         place: Option<Place>,
     ) -> Option<(Subscription, u64)> {
@@ -88,10 +89,14 @@ impl World {
         }
         let subscription = self.excused(opened, "subscribe")?;
         assert_ne!(standing, Standing::Other, "the checkpoint of {name:?} is of another history");
+        if !is_beginning(start) {
+            // Where it goes on is not lost with the power: it would begin elsewhere.
+            self.journal.sync();
+        }
         Some((subscription, place.map_or(0, |place| place.position)))
     }
 
-    /// Where a subscription begins is remembered, unless it is the beginning that everybody begins at.
+    /// Where a subscription begins is remembered for good, unless it is the beginning that everybody begins at.
     fn begin_subscription(
         &mut self,
         store: &Store,
@@ -104,14 +109,17 @@ impl World {
             Start::After(after) => after.position(),
             Start::End => self.horizon(horizon_of(spec)),
         };
-        if begin == 0 && start != Start::End {
+        if is_beginning(start) {
             return self.excused(opened, "subscribe").map(|subscription| (subscription, 0));
         }
         let (subscription, saved) = match opened {
             Ok(subscription) => (Some(subscription), Ok(())),
             Err(error) => (None, Err(error)),
         };
-        self.note_checkpoint(store, spec.name, begin, saved);
+        if subscription.is_some() && begin > self.model.synced {
+            self.model.synced = self.model.head();
+        }
+        self.note_checkpoint(store, spec.name, begin, saved, Durability::Synced);
         subscription.map(|subscription| (subscription, begin))
     }
 
@@ -175,24 +183,31 @@ impl World {
         let checkpoint = progress.checkpoint();
         if checkpoint <= progress.saved {
             self.excused(saved, "save no checkpoint");
-        } else if self.note_checkpoint(store, name, checkpoint, saved) {
+        } else if self.note_checkpoint(store, name, checkpoint, saved, Durability::Os) {
             progress.saved = checkpoint;
         }
     }
 
     /// Takes a checkpoint that was saved, or may be; whether it was.
-    fn note_checkpoint(&mut self, store: &Store, name: &str, position: u64, saved: Result<()>) -> bool {
+    fn note_checkpoint(
+        &mut self,
+        store: &Store,
+        name: &str,
+        position: u64,
+        saved: Result<()>,
+        durability: Durability,
+    ) -> bool {
         let key = checkpoint_key(name);
         let bytes = store.state().and_then(|state| state.get(&key)).unwrap_or_default();
         let place = (position > 0).then(|| self.model.place(position));
         let value = Value { bytes: bytes.filter(|_| saved.is_ok()), meaning: Meaning::Checkpoint(place) };
-        self.note_write(saved, vec![(key, Some(value))], Durability::Os).is_some()
+        self.note_write(saved, vec![(key, Some(value))], durability).is_some()
     }
 
     pub(super) fn unsubscribe(&mut self, store: &Store, name: &'static str) {
         let deleted = store.delete_subscription(name);
         let is_deleted = deleted.is_ok();
-        self.note_deletion(deleted, checkpoint_key(name));
+        self.note_deletion(deleted, checkpoint_key(name), Durability::Synced);
         let left = store.subscription_checkpoint(name);
         let left = self.excused(left, "look for a checkpoint that was deleted").flatten();
         assert!(!is_deleted || left.is_none(), "the checkpoint of {name:?} was deleted");
@@ -235,6 +250,14 @@ fn settled(start: Start, head: u64) -> Start {
     match start {
         Start::After(after) => Start::After(after.settled(head)),
         start => start,
+    }
+}
+
+fn is_beginning(start: Start) -> bool {
+    match start {
+        Start::Usual | Start::Beginning => true,
+        Start::After(after) => after.position() == 0,
+        Start::End => false,
     }
 }
 
