@@ -133,10 +133,12 @@ impl Store {
     }
 
     /// Forgets a handler that does not run: its registration, its checkpoint in the state of the store, and its dead
-    /// letters. Under its name another can begin anew. What its work keeps elsewhere stays.
+    /// letters. Under its name another can begin anew. What its work keeps elsewhere stays. It is forgotten for good when
+    /// this returns, also if the power fails.
     ///
     /// # Errors
-    /// [`Error::Held`] if it runs; [`Error::Invalid`] if that is no name; those of [`State::write`](crate::State::write).
+    /// [`Error::Held`] if it runs; [`Error::Invalid`] if that is no name; those of [`State::write`](crate::State::write) and
+    /// [`State::sync`](crate::State::sync).
     pub fn forget_handler(&self, name: &str) -> Result<()> {
         keys::check_name(name)?;
         let _held = self.hold(name)?;
@@ -145,6 +147,7 @@ impl Store {
         state.write(StateBatch::new().delete(keys::checkpoint(name)).delete(keys::mark(name)))?;
         delete_all(&state, &[keys::all_parked(name), keys::all_skipped(name)])?;
         state.delete(keys::registration(name))?;
+        state.sync()?;
         self.attachment::<Registry>().forget(name);
         Ok(())
     }

@@ -179,13 +179,15 @@ impl Runner {
         self
     }
 
-    /// Begins with what is appended after the handler was started for the first time.
+    /// Begins with what is appended after the handler was started for the first time. Where that is does not change any
+    /// more, also if the power fails, provided that the work keeps its checkpoint in the state of the store, or saves it
+    /// as durably elsewhere.
     pub fn from_end(mut self) -> Self {
         self.begin = Begin::End;
         self
     }
 
-    /// Begins behind this position when the handler is new.
+    /// Begins behind this position when the handler is new. What is said of [`Runner::from_end`] holds.
     pub fn after(mut self, position: Position) -> Self {
         self.begin = Begin::After(position);
         self
@@ -221,8 +223,8 @@ impl Runner {
     /// [`Error::Invalid`] with everything that is wrong with the options, or if the name is that of a handler of another
     /// kind; [`Error::Codec`] if it is that of a subscription; [`Error::Held`] if it is in use;
     /// [`Error::HistoryChanged`] if the checkpoint is of another history than the store's and the work does not
-    /// [start over](Work::start_over); what the work says when it is loaded; those of [`Store::state`]; [`Error::Io`] if
-    /// the operating system gives no thread.
+    /// [start over](Work::start_over); what the work says when it is loaded; those of [`Store::state`]; unless it begins with the
+    /// first event, those of [`Store::sync`]; [`Error::Io`] if the operating system gives no thread.
     pub fn start(self, store: &Store, work: Box<dyn Work>) -> Result<HandlerHandle> {
         self.check(store)?;
         let follow = store.follow(self.query.clone()).upto(self.horizon);
@@ -242,7 +244,11 @@ impl Runner {
 
     fn driver(&self, store: &Store, mut work: Box<dyn Work>, shared: &Arc<Shared>) -> Result<Driver> {
         let loaded = self.load(store, &mut *work)?;
-        Driver::new(store, work, self.settings(), Arc::clone(shared), loaded)
+        let driver = Driver::new(store, work, self.settings(), Arc::clone(shared), loaded)?;
+        if self.begin != Begin::Start {
+            sync_checkpoint(store)?;
+        }
+        Ok(driver)
     }
 
     fn settings(&self) -> Settings {
@@ -304,15 +310,24 @@ impl Runner {
     fn first(&self, store: &Store) -> Result<Checkpoint> {
         let position = match self.begin {
             Begin::Start => None,
-            Begin::End => {
-                // A checkpoint must not be of what a loss of power takes away.
-                store.sync()?;
-                store.head()?
-            }
+            Begin::End => store.head()?,
             Begin::After(position) => Some(position),
         };
         let point = position.map(|position| store.history_point(position)).transpose()?;
+        if position > store.synced_head()? {
+            // A checkpoint must not be of what a loss of power takes away.
+            store.sync()?;
+        }
         Ok(Checkpoint::new(&self.name, point))
+    }
+}
+
+/// Makes the checkpoint durable that a handler goes on from. If it were lost with the power, one that does not begin at
+/// the beginning would begin elsewhere, and miss events. What a store that is open for reading shows is durable.
+fn sync_checkpoint(store: &Store) -> Result<()> {
+    match store.state()?.sync() {
+        Err(Error::ReadOnly) => Ok(()),
+        synced => synced,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Handlers from inside: limits, failures of the disk, and what no test from outside can bring about. What handlers
 //! promise is tested in `tests/semantics`.
 
+mod beginnings;
 mod elsewhere;
 mod outages;
 
