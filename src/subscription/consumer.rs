@@ -309,8 +309,9 @@ impl IntoIterator for Batch {
 mod tests {
     use super::*;
     use crate::error::ExpectedVersion;
+    use crate::limits::UNSAVED_POSITIONS_MAX;
     use crate::storage::{Call, Fault, FaultyDisk, MemoryDisk};
-    use crate::{NewEvent, Options};
+    use crate::{NewEvent, Options, Query};
 
     /// A store on a disk that can fail, with one event.
     fn store() -> (Store, FaultyDisk) {
@@ -357,5 +358,23 @@ mod tests {
         assert!(delivered(&mut subscription).ack().is_err());
         assert_eq!(subscription.checkpoint(), Position::new(3));
         assert!(subscription.close().is_err());
+    }
+
+    #[test]
+    fn a_state_that_takes_no_checkpoint_of_what_does_not_match_keeps_nothing_from_coming() {
+        let full = Fault { forever: true, ..Fault::next(Call::Write).kind(std::io::ErrorKind::StorageFull) };
+        for fault in [Fault::next(Call::Write), full] {
+            let (store, disk) = store();
+            store.state().unwrap().put("other", "value").unwrap();
+            let mut subscription = store.subscribe("mailer").query(Query::category("b")).open().unwrap();
+            let others = || (0..UNSAVED_POSITIONS_MAX).map(|_| NewEvent::raw("Counted", ""));
+            store.append("a-1", ExpectedVersion::Any, others()).unwrap();
+            disk.inject(fault.of("state/"));
+            assert!(matches!(subscription.next_within(Duration::ZERO), Ok(Some(Item::CaughtUp))), "{fault:?}");
+            assert!(matches!(subscription.next_within(Duration::ZERO), Ok(None)), "{fault:?}");
+            store.append("b-1", ExpectedVersion::Any, [NewEvent::raw("Counted", "")]).unwrap();
+            assert!(delivered(&mut subscription).ack().is_err(), "{fault:?}");
+            assert!(subscription.close().is_err(), "{fault:?}");
+        }
     }
 }

@@ -117,7 +117,8 @@ impl Group {
         }
         let number_of = |position: Option<Position>| position.map_or(0, Position::number);
         if number_of(shared.progress.checkpoint()) >= number_of(shared.saved) + UNSAVED_POSITIONS_MAX {
-            self.save(&mut shared)?;
+            // Only acknowledging and closing tell that nothing can be saved: what is lost by it is looked at once more.
+            let _ = self.save(&mut shared);
         }
         shared.progress.nothing_for(number)
     }

@@ -252,6 +252,20 @@ fn g30_a_reader_beside_the_writer_follows_it_and_remembers_nothing() {
 }
 
 #[test]
+fn g31_a_reader_passes_over_what_does_not_match_although_it_saves_nothing() {
+    check_options(|options, _| {
+        let directory = tempfile::tempdir().unwrap();
+        let writer = options.clone().open(directory.path()).unwrap();
+        append(&writer, "b-1", 2_000);
+        let reader = options.open_read_only(directory.path()).unwrap();
+        let mut subscription = reader.subscribe("mailer").query(Query::category("a")).open().unwrap();
+        assert!(matches!(subscription.next(), Some(Ok(Item::CaughtUp))));
+        assert!(matches!(subscription.next_within(Duration::ZERO), Ok(None)));
+        assert_eq!(subscription.checkpoint(), Some(p(2_000)));
+    });
+}
+
+#[test]
 fn g31_what_does_not_match_is_not_delivered_and_advances_the_checkpoint() {
     check(|world| {
         let kept = ["a-1", "b-1", "a-2", "b-1"];
