@@ -51,9 +51,10 @@ impl Store {
     ///
     /// The backup holds everything up to the synced head; on a store that takes appends, everything visible is synced
     /// first. It is a store like any other, opened like any other, with an id of its own: whatever remembers positions
-    /// of the original does not take it for the original. Of the state it holds the current values, which are at most as
-    /// new as its events, without those that belong to the history of the original alone, such as snapshots. Its index is
-    /// built when it is first opened.
+    /// of the original does not take it for the original. Of the state it holds the current values, without those that
+    /// belong to the history of the original alone, such as snapshots. On a store that takes appends they are at most as
+    /// new as its events; one that is open for reading has of both what is synced, and a writer may sync them apart. Its
+    /// index is built when it is first opened.
     ///
     /// When this returns, the backup is safe on the disk. The directory appears at once and complete; a crash before
     /// that leaves at most a directory beside it whose name ends in `.tmp`, which can be deleted.
