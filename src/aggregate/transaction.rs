@@ -171,6 +171,8 @@ pub struct Work<'t> {
 /// An aggregate that was looked at.
 struct Touched {
     version: Option<StreamVersion>,
+    /// The head of the store when it was loaded.
+    head: Option<Position>,
     /// The state with what is staged, of whatever type.
     state: Box<dyn Any>,
 }
@@ -185,6 +187,15 @@ struct Staged {
 impl Touched {
     fn expected(&self) -> ExpectedVersion {
         self.version.map_or(ExpectedVersion::NoStream, ExpectedVersion::Exact)
+    }
+
+    /// What is expected of the stream when events are staged for it as they are: that it stays as it was loaded, unless
+    /// `expected` says something else, which remains.
+    fn narrowed(&self, expected: ExpectedVersion) -> ExpectedVersion {
+        match (expected, self.version) {
+            (ExpectedVersion::Any, _) | (ExpectedVersion::StreamExists, Some(_)) => self.expected(),
+            _ => expected,
+        }
     }
 }
 
@@ -239,8 +250,9 @@ impl<'t> Work<'t> {
         self.stage(&deciders.category, &id, |state| (deciders.decide)(command, state))
     }
 
-    /// Stages events as they are, for a stream of which `expected` holds before the commit. No aggregate shows them: one
-    /// on the same stream cannot be used behind them.
+    /// Stages events as they are, for a stream of which `expected` holds before the commit. One that was loaded in this
+    /// transaction is expected to stay as it was, too, whatever `expected` allows. No aggregate shows the events: one on
+    /// the same stream cannot be used behind them.
     pub fn append(
         &mut self,
         stream: impl Into<String>,
@@ -248,6 +260,7 @@ impl<'t> Work<'t> {
         events: impl IntoIterator<Item = NewEvent>,
     ) {
         let (stream, expected) = (stream.into(), expected.into());
+        let expected = self.streams.get(&stream).map_or(expected, |touched| touched.narrowed(expected));
         self.events.extend(events.into_iter().map(|event| Staged { stream: stream.clone(), expected, event }));
         self.as_they_are.insert(stream);
     }
@@ -300,8 +313,8 @@ impl<'t> Work<'t> {
             let loaded = category.load(stream)?;
             self.heads_differ |= !self.streams.is_empty() && loaded.head() != self.head;
             self.head = loaded.head();
-            let (version, state) = (loaded.version(), Box::new(category.own_state(loaded)));
-            self.streams.insert(stream.to_owned(), Touched { version, state });
+            let (version, head, state) = (loaded.version(), loaded.head(), Box::new(category.own_state(loaded)));
+            self.streams.insert(stream.to_owned(), Touched { version, head, state });
         }
         let touched = self.streams.get_mut(stream).and_then(|touched| touched.state.downcast_mut());
         touched.ok_or_else(|| refused("stream", format!("{stream:?} is used as two kinds of aggregates")))
@@ -335,10 +348,15 @@ impl<'t> Work<'t> {
             let nothing = self.terms.do_nothing(self.store, None, Executed::nothing(self.head, None))?;
             return Ok(self.torn()?.map_or(Ok(nothing), Err));
         }
-        let mut only_read = self.streams;
+        let (mut only_read, mut conditions) = (self.streams, self.conditions);
         let mut commit = Commit::new();
         for (number, Staged { stream, expected, event }) in self.events.into_iter().enumerate() {
-            only_read.remove(&stream);
+            if let Some(touched) = only_read.remove(&stream)
+                && touched.expected() != expected
+            {
+                // It holds only where the stream has moved since it was loaded, which is to be decided again.
+                conditions.push((Query::stream(stream.as_str()), touched.head));
+            }
             let event = self.terms.mark(&stream, number, event);
             commit = commit.append(stream, expected, [event]);
         }
@@ -346,7 +364,7 @@ impl<'t> Work<'t> {
             let expected = touched.expected();
             commit = commit.expect(stream, expected);
         }
-        for (query, after) in self.conditions {
+        for (query, after) in conditions {
             commit = commit.unless_after(query, after);
         }
         settle(self.terms.send(self.store, commit, None))

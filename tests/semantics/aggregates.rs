@@ -1,7 +1,8 @@
 //! Groups 1 to 10, 21 and 29 for aggregates: what is decided is written once, on the state that it was decided on.
 
 use annals::{
-    Aggregate, CommandId, Decider, Error, EventTypes, Metadata, NewEvent, Query, Repository, Store, Upcast, Upcaster,
+    Aggregate, Codec, CommandId, Decider, Error, EventTypes, ExecuteError, Metadata, NewEvent, Query, Repository,
+    Store, Upcast, Upcaster,
     limits::{EVENTS_PER_COMMIT_MAX, STREAM_NAME_BYTES_MAX},
 };
 use serde::{Deserialize, Serialize};
@@ -234,6 +235,96 @@ fn g07_a_transaction_takes_events_as_they_are_and_conditions() {
         world.maintain().unwrap();
         let Error::Conflict(conflict) = store_error(transfer()) else { panic!("expected a conflict") };
         assert_eq!(conflict.failures, [condition_failure(0, 2)]);
+    });
+}
+
+/// A withdrawal as it is recorded, staged without its aggregate.
+fn withdrawn_raw(cents: u64) -> NewEvent {
+    NewEvent::from_bytes("Withdrawn", Codec::Json, format!("{{\"cents\":{cents}}}"))
+}
+
+#[test]
+fn g07_an_aggregate_that_was_loaded_must_not_change_either_where_events_are_staged_for_it_as_they_are() {
+    check(|world| {
+        let accounts = accounts(world);
+        accounts.execute("alice", Account::open).unwrap();
+        for (number, expected) in [Any, StreamExists].into_iter().enumerate() {
+            accounts.execute("alice", |account| account.deposit(10)).unwrap();
+            let mut attempts = 0;
+            let withdrawn = world.transaction().retries(1).run(|work| {
+                attempts += 1;
+                work.load(&accounts, "alice")?.withdraw(10).map_err(ExecuteError::Rejected)?;
+                if attempts == 1 {
+                    accounts.execute("alice", |account| account.withdraw(10)).unwrap();
+                }
+                work.append("account-alice", expected, [withdrawn_raw(4), withdrawn_raw(6)]);
+                Ok(())
+            });
+            assert_eq!((rejection(withdrawn), attempts), (Refused::Overdrawn, 2));
+            assert_eq!((cents(world, "alice"), version(world, "account-alice")), (0, Some(2 * number as u64 + 3)));
+        }
+        let opened_meanwhile = world.transaction().retries(0).run::<Refused>(|work| {
+            assert_eq!(work.load(&accounts, "bob")?.owner, None);
+            accounts.execute("bob", Account::open).unwrap();
+            work.append("account-bob", Any, [event("Noted")]);
+            Ok(())
+        });
+        let Error::Conflict(conflict) = store_error(opened_meanwhile) else { panic!("expected a conflict") };
+        assert_eq!(conflict.failures, [stream_failure("account-bob", NoStream, 1, 6)]);
+    });
+}
+
+#[test]
+fn g07_an_expectation_that_contradicts_what_was_loaded_is_decided_again_when_it_comes_true() {
+    check(|world| {
+        let accounts = accounts(world);
+        accounts.execute("alice", Account::open).unwrap();
+        accounts.execute("alice", |account| account.deposit(10)).unwrap();
+        let mut seen = Vec::new();
+        let noted = world.transaction().retries(1).run::<Refused>(|work| {
+            seen.push(work.load(&accounts, "alice")?.cents);
+            if seen.len() == 1 {
+                accounts.execute("alice", |account| account.withdraw(10)).unwrap();
+            }
+            // Of the stream as it is now, which the state above does not show the first time.
+            work.append("account-alice", accounts.load("alice")?.expected(), [withdrawn_raw(0)]);
+            Ok(())
+        });
+        assert_eq!((noted.unwrap().version(), seen), (Some(v(4)), vec![10, 0]));
+
+        for again in [false, true] {
+            let sent = world.transaction().run::<Refused>(|work| {
+                work.load(&accounts, "alice")?;
+                work.append("account-alice", exact(4), [withdrawn_raw(0).id(id(1))]);
+                Ok(())
+            });
+            let sent = sent.unwrap();
+            assert_eq!((sent.was_applied_before(), sent.version()), (again, Some(v(5))), "what is sent again is found");
+        }
+        for (expected, position) in [(exact(1), 2), (NoStream, 1)] {
+            let contradicted = world.transaction().retries(0).run::<Refused>(|work| {
+                work.load(&accounts, "alice")?;
+                work.append("account-alice", expected, [withdrawn_raw(0)]);
+                Ok(())
+            });
+            let Error::Conflict(conflict) = store_error(contradicted) else { panic!("expected a conflict") };
+            assert_eq!(conflict.failures, [stream_failure("account-alice", expected, 5, position)]);
+        }
+    });
+}
+
+#[test]
+fn g06_events_as_they_are_go_into_one_commit_with_what_was_decided_on_their_stream() {
+    check(|world| {
+        let accounts = accounts(world);
+        let executed = world.transact(|work| {
+            work.execute(&accounts, "alice", Account::open)?;
+            work.execute(&accounts, "alice", |account| account.deposit(10))?;
+            work.append("account-alice", Any, [withdrawn_raw(3)]);
+            work.append("account-alice", NoStream, [withdrawn_raw(4)]);
+            Ok(())
+        });
+        assert_eq!((executed.unwrap().version(), cents(world, "alice")), (Some(v(4)), 3));
     });
 }
 
