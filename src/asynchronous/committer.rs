@@ -1,6 +1,8 @@
 //! The thread that writes for those who await: one for each open store, from the first awaited append on.
 //!
-//! It ends with the store, which it does not keep open: only what it was handed does, until that is done.
+//! It ends with the store, which it does not keep open: only what it was handed does, until that is done. Whoever drops the
+//! store waits for it, and it for every sender of jobs. So a future has a sender only until it has handed its job over, and
+//! lets go of it before the store: one that nobody polls any more would keep the committer, and who waits for it, for ever.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,7 +16,7 @@ use crate::sync::thread::{self, JoinHandle};
 use crate::{AppendError, Appended, Commit, Store};
 
 /// What may wait for the committer. Whoever comes then waits for that.
-const JOBS_WAITING_MAX: usize = 1_024;
+pub(crate) const JOBS_WAITING_MAX: usize = 1_024;
 /// What it takes at once.
 const JOBS_TAKEN_MAX: usize = 512;
 
@@ -52,13 +54,10 @@ impl Committer {
             Ok(jobs) => jobs,
             Err(error) => return Err(AppendError::new(error, commit)),
         };
+        let Ok(room) = jobs.reserve_owned().await else { return Err(AppendError::new(Error::Closed, commit)) };
         let (result, answer) = oneshot::channel();
-        let job = Job::Send(Box::new(Send { store, commit, result }));
-        match jobs.send(job).await {
-            Ok(()) => unwrap(answer.await),
-            Err(mpsc::error::SendError(Job::Send(job))) => Err(AppendError::new(Error::Closed, job.commit)),
-            Err(_) => unreachable!("what was sent comes back"),
-        }
+        hand_over(room, Job::Send(Box::new(Send { store, commit, result })));
+        unwrap(answer.await)
     }
 
     /// Has the committer do something that writes.
@@ -67,6 +66,7 @@ impl Committer {
         run: impl FnOnce() -> Result<T> + std::marker::Send + 'static,
     ) -> Result<T> {
         let jobs = store.attachment::<Committer>().jobs()?;
+        let Ok(room) = jobs.reserve_owned().await else { return Err(Error::Closed) };
         let (result, answer) = oneshot::channel();
         let job = Job::Run(Box::new(move || {
             let outcome = catch_unwind(AssertUnwindSafe(run));
@@ -75,10 +75,8 @@ impl Committer {
             // Whoever waited may not any more.
             let _ = result.send(outcome);
         }));
-        match jobs.send(job).await {
-            Ok(()) => unwrap(answer.await),
-            Err(_) => Err(Error::Closed),
-        }
+        hand_over(room, job);
+        unwrap(answer.await)
     }
 
     /// Where to hand jobs to, of a thread that is started if it does not run.
@@ -97,6 +95,11 @@ impl Committer {
         *running = Some(Running { jobs: jobs.clone(), thread });
         Ok(jobs)
     }
+}
+
+/// Hands a job over, and the sender back: the answer is awaited without it.
+fn hand_over(room: mpsc::OwnedPermit<Job>, job: Job) {
+    drop(room.send(job));
 }
 
 /// The result, or the panic that took its place.

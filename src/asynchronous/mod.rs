@@ -17,6 +17,8 @@ use crate::{AppendError, Appended, Batch, Commit, Delivery, NewEvent, Store};
 
 use committer::Committer;
 
+#[cfg(test)]
+pub(crate) use committer::JOBS_WAITING_MAX;
 pub use stream::EventStream;
 
 /// An append that can be awaited; see [`Store::send_async`]. It borrows nothing.
