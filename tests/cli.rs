@@ -59,6 +59,14 @@ impl Place {
         self.command(line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
+    /// Runs a command whose output nobody reads: the pipe is closed before it starts.
+    fn run_unread(&self, line: &str) -> Ran {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = self.command(line).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+        Ran { line: line.to_owned(), output }
+    }
+
     /// What a command prints that succeeds and has nothing to complain of.
     fn ok(&self, line: &str) -> String {
         self.run(line).ok()
@@ -391,6 +399,55 @@ fn a_closed_pipe_is_no_failure() {
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{line}");
         assert_eq!(String::from_utf8(output.stderr).unwrap(), "", "{line}");
+    }
+}
+
+#[test]
+fn what_a_command_writes_is_whole_also_when_nobody_reads_what_it_prints() {
+    let place = Place::new();
+    place.file("events.ndjson", plain_lines(100));
+    place.file("rules.json", r#"{"rules": [{"type": "T1", "version": 1, "drop": true}]}"#);
+    for format in ["human", "json", "ndjson"] {
+        for (line, store, events) in [
+            ("import imported-FORMAT events.ndjson --batch 1", "imported-FORMAT", 100),
+            ("seed seeded-FORMAT --events 100 --batch 1", "seeded-FORMAT", 100),
+            ("backup imported-FORMAT copy-FORMAT", "copy-FORMAT", 100),
+            ("migrate imported-FORMAT new-FORMAT --upcast rules.json", "new-FORMAT", 66),
+        ] {
+            let of_format = |text: &str| text.replace("FORMAT", format);
+            place.run_unread(&format!("{} --format {format}", of_format(line))).ok();
+            assert_eq!(place.json(&format!("stats {}", of_format(store)))["events"], events, "{line} {format}");
+        }
+    }
+    place.run_unread("export seeded-json seeded.ndjson").ok();
+    assert_eq!(fs::read_to_string(place.path("seeded.ndjson")).unwrap(), place.ok("export seeded-json"));
+}
+
+#[test]
+fn an_import_whose_progress_is_read_no_further_goes_on_to_its_end() {
+    let place = Place::new();
+    place.file("events.ndjson", plain_lines(KILLED_EVENTS));
+    let mut child = place.spawn("import store events.ndjson --batch 1 --format ndjson");
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut first = String::new();
+    out.read_line(&mut first).unwrap();
+    drop(out);
+    assert_eq!(lines_of(&first)[0]["imported"], 1);
+    Ran { line: "import".into(), output: child.wait_with_output().unwrap() }.ok();
+    assert_eq!(place.json("stats store")["events"], KILLED_EVENTS);
+}
+
+#[test]
+fn corruption_is_told_also_when_nobody_reads_the_report() {
+    let place = Place::new();
+    place.ok("seed store --events 100");
+    let segment = place.path("store/log/0000000001.segment");
+    let mut bytes = fs::read(&segment).unwrap();
+    bytes[4096] ^= 0x10;
+    fs::write(&segment, &bytes).unwrap();
+    for format in ["human", "json", "ndjson"] {
+        let complaint = place.run_unread(&format!("verify store --format {format}")).fails_with(3);
+        assert!(complaint.contains("0000000001.segment is corrupt at offset "), "{complaint}");
     }
 }
 

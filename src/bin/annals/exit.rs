@@ -38,7 +38,7 @@ impl std::error::Error for Corruption {}
 /// Says what went wrong, and returns the exit code for it.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     // Whoever read our output has seen enough: `annals read … | head` is no failure.
-    if error.chain().any(is_broken_pipe) {
+    if is_unread(error) {
         return ExitCode::SUCCESS;
     }
     // Nobody is left to tell that standard error is gone.
@@ -46,8 +46,10 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(code_of(error))
 }
 
-fn is_broken_pipe(cause: &(dyn std::error::Error + 'static)) -> bool {
-    let io_error = cause.downcast_ref::<io::Error>();
+/// Whether nobody reads our output any more. That error is told as it is; one that is the cause of another is of something
+/// else, which has failed.
+pub(crate) fn is_unread(error: &anyhow::Error) -> bool {
+    let io_error = error.chain().next().and_then(|error| error.downcast_ref::<io::Error>());
     io_error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
@@ -90,6 +92,16 @@ mod tests {
         let cause = io::Error::other("no such thing");
         let error = anyhow::Error::new(cause).context("cannot open x: no such thing").context("import");
         assert_eq!(text_of(&error), "import: cannot open x: no such thing");
+    }
+
+    #[test]
+    fn a_pipe_that_breaks_elsewhere_is_a_failure() {
+        let broken = || io::Error::from(io::ErrorKind::BrokenPipe);
+        assert!(is_unread(&broken().into()));
+        assert!(!is_unread(&anyhow::Error::new(broken()).context("cannot write x")));
+        let of_the_store = annals::Error::Io { operation: "write", path: "x".into(), source: broken().into() };
+        assert!(!is_unread(&of_the_store.into()));
+        assert!(!is_unread(&io::Error::other("another").into()));
     }
 
     #[test]

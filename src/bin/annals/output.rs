@@ -9,6 +9,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::Value;
 
 use crate::args::Format;
+use crate::exit::is_unread;
 use crate::ndjson::EventWriter;
 use crate::text::{grouped, printable};
 use crate::time;
@@ -32,6 +33,11 @@ pub(crate) fn print(format: Format, value: &Value, human: impl FnOnce() -> Strin
     }
     out.flush()?;
     Ok(())
+}
+
+/// Prints one result of a command that has more to do or to tell: it goes on where nobody reads any more.
+pub(crate) fn print_if_read(format: Format, value: &Value, human: impl FnOnce() -> String) -> Result<()> {
+    print(format, value, human).or_else(|error| if is_unread(&error) { Ok(()) } else { Err(error) })
 }
 
 /// Prints rows: for people as a table with these columns, else as an array or lines of the JSON values.

@@ -33,7 +33,7 @@ impl Verify {
             bar.set_position(progress.done_bytes);
         })?;
         bar.finish_and_clear();
-        output::print(self.format.format, &value_of(&report), || human(&report))?;
+        output::print_if_read(self.format.format, &value_of(&report), || human(&report))?;
         match report.problems.split_first() {
             None => Ok(()),
             Some((first, [])) => Err(Corruption(text_of(first)).into()),

@@ -37,7 +37,8 @@ const UNKNOWN_FIELDS_MAX: usize = 10;
 /// The file holds one JSON object a line, with at least `stream`, `type` and `data`; `id`, `time`, `tags`, `metadata`,
 /// `schema_version` and `codec` are kept where given. It may be packed with gzip or zstd. `-` is standard input.
 ///
-/// With --format ndjson a line is printed for each commit, once it is written.
+/// With --format ndjson a line is printed for each commit, once it is written. If nobody reads them any more, the import
+/// goes on to its end.
 ///
 /// An import that was interrupted is run again with the same file: it continues where it ended. What `annals export`
 /// wrote gives an equal store when it is imported into an empty one.
@@ -203,7 +204,7 @@ impl<'s> Importer<'s> {
                 "last_line": last_line,
                 "imported": self.imported,
             });
-            output::print(self.format, &line, String::new)?;
+            output::print_if_read(self.format, &line, String::new)?;
         }
         Ok(())
     }
