@@ -151,6 +151,11 @@ impl HandlerHandle {
         self.thread.as_ref().is_some_and(|thread| thread.thread().id() == thread::current().id())
     }
 
+    /// The error of who was told no more than that the handler has ended.
+    pub(crate) fn told_why(&self, error: Error) -> Error {
+        if matches!(error, Error::Stopped) { self.end() } else { error }
+    }
+
     /// Why the handler has ended.
     fn end(&self) -> Error {
         match self.shared.state() {

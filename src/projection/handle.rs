@@ -80,10 +80,11 @@ impl<M: ReadModel + Clone> ProjectionHandle<M> {
     /// # Errors
     /// [`Error::HandlerFailed`](crate::Error::HandlerFailed), naming the event, if one fails and the policy lets none
     /// pass, or if a hundred have; [`Error::Held`](crate::Error::Held) if a rebuild is under way;
-    /// [`Error::TimedOut`](crate::Error::TimedOut) if dead letters were retried meanwhile again and again; those of [`Read::next`](crate::Read::next) and
-    /// [`State::write`](crate::State::write). The old model stays.
+    /// [`Error::TimedOut`](crate::Error::TimedOut) if dead letters were retried meanwhile again and again; those of
+    /// [`HandlerHandle::wait_for`] if the projection has ended, or ends meanwhile: another one may have its name;
+    /// those of [`Read::next`](crate::Read::next) and [`State::write`](crate::State::write). The old model stays.
     pub fn rebuild(&self) -> Result<Rebuilt> {
-        self.core.rebuild()
+        self.core.rebuild().map_err(|error| self.handler.told_why(error))
     }
 
     /// Applies what is being applied, saves, and ends the thread.

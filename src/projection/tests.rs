@@ -1,8 +1,11 @@
 //! Embedded projections over a store in memory: what is saved, what is found again, and what a rebuild makes of it.
 
+mod rebuilding;
+
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use super::saving::Ledger;
@@ -16,6 +19,40 @@ use crate::{
 
 const NOW: Duration = Duration::ZERO;
 const NEVER: Duration = Duration::from_secs(1_000_000);
+
+/// Holds up a rebuild in the middle of an event.
+pub(super) struct Gate {
+    is_shut: AtomicBool,
+    barrier: Barrier,
+}
+
+impl Gate {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self { is_shut: AtomicBool::new(false), barrier: Barrier::new(2) })
+    }
+
+    /// Who comes by first when it was shut stays here until it is opened.
+    pub(super) fn pass(&self) {
+        if self.is_shut.swap(false, Ordering::SeqCst) {
+            self.barrier.wait();
+            self.barrier.wait();
+        }
+    }
+
+    /// Does something while a rebuild stays here, and returns what came of that.
+    pub(super) fn hold<T: Send>(&self, rebuild: impl FnOnce() -> T + Send, meanwhile: impl FnOnce()) -> T {
+        self.is_shut.store(true, Ordering::SeqCst);
+        std::thread::scope(|scope| {
+            let rebuilt = scope.spawn(rebuild);
+            self.barrier.wait();
+            let met = catch_unwind(AssertUnwindSafe(meanwhile));
+            self.barrier.wait();
+            let rebuilt = rebuilt.join();
+            met.unwrap_or_else(|payload| resume_unwind(payload));
+            rebuilt.unwrap()
+        })
+    }
+}
 
 fn append(store: &Store, stream: &str, payload: &str) -> Position {
     let appended = store.append(stream, ExpectedVersion::Any, [NewEvent::raw("Set", payload.to_owned())]);

@@ -33,7 +33,7 @@ pub(super) struct Core<M> {
     /// Held by readers of a torn model until they wait for `mended`.
     pub(super) mending: Mutex<()>,
     pub(super) mended: Condvar,
-    /// `None` before it is loaded.
+    /// `None` before it is loaded, and once the handler has ended: what is saved may be another's from then on.
     pub(super) ledger: Mutex<Option<Ledger>>,
     pub(super) rebuilding: Mutex<()>,
     pub(super) report: Mutex<StartReport>,
@@ -166,6 +166,14 @@ impl<M: ReadModel + Clone> Core<M> {
 
 /// The side of the handler's thread.
 pub(super) struct Embedded<M>(pub(super) Arc<Core<M>>);
+
+impl<M> Drop for Embedded<M> {
+    /// The runner drops it before it lets go of its name. A rebuild that is at its end is waited for, and what the handle
+    /// rebuilds from here on is refused: it would swap out what the next of this name has saved.
+    fn drop(&mut self) {
+        *self.0.ledger.lock() = None;
+    }
+}
 
 impl<M: ReadModel + Clone + Send + Sync> Work for Embedded<M> {
     fn load(&mut self, _store: &Store) -> Result<Option<Checkpoint>> {

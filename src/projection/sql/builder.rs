@@ -234,16 +234,18 @@ impl SqlProjectionHandle {
     ///
     /// # Errors
     /// [`Error::HandlerFailed`](crate::Error::HandlerFailed), naming the event, if one fails and the policy lets none
-    /// pass; [`Error::Unavailable`](crate::Error::Unavailable), [`Error::Full`](crate::Error::Full) and
-    /// [`Error::Io`](crate::Error::Io) with what SQLite says; those of [`Read::next`](crate::Read::next). The old tables
-    /// stay.
+    /// pass; [`Error::Held`](crate::Error::Held) if the database has been gone on with by a
+    /// process that has opened the store since it was closed here; those of [`HandlerHandle::wait_for`] if the projection
+    /// has ended: another one may have its name; [`Error::Unavailable`](crate::Error::Unavailable),
+    /// [`Error::Full`](crate::Error::Full) and [`Error::Io`](crate::Error::Io) with what SQLite says; those of
+    /// [`Read::next`](crate::Read::next). The old tables stay.
     pub fn rebuild(&self) -> Result<Rebuilt> {
         let is_paused = |state: &HandlerState| matches!(state, HandlerState::Paused);
         let was_paused = is_paused(&self.handler.status().state);
         // At a pause everything is saved, dead letters included.
         self.handler.pause();
         self.handler.wait_for_state(is_paused);
-        let rebuilt = self.core.rebuild();
+        let rebuilt = self.core.rebuild().map_err(|error| self.handler.told_why(error));
         if !was_paused {
             self.handler.resume();
         }

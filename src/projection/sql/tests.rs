@@ -2,6 +2,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests write files of their own")]
 
+mod rebuilding;
+
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};

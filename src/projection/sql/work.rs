@@ -35,11 +35,13 @@ pub(super) struct Tables {
     unsaved: Vec<Position>,
     /// Why nothing may be saved any more.
     broken: Option<String>,
+    /// The handler has ended: the tables may be another's.
+    has_ended: bool,
 }
 
 impl Tables {
     pub(super) fn new(database: Database, apply: Box<SqlApply>) -> Self {
-        Self { database, apply, saved: None, unsaved: Vec::new(), broken: None }
+        Self { database, apply, saved: None, unsaved: Vec::new(), broken: None, has_ended: false }
     }
 
     fn handle(&mut self, event: &Event<'_>) -> Result<(), HandlerError> {
@@ -153,6 +155,9 @@ impl SqlCore {
     pub(super) fn rebuild(&self) -> Result<Rebuilt> {
         let mut tables = self.tables.lock();
         let tables = &mut *tables;
+        if tables.has_ended {
+            return Err(Error::Stopped);
+        }
         tables.check()?;
         let unsaved = std::mem::take(&mut tables.unsaved);
         tables.database.roll_back()?;
@@ -165,8 +170,13 @@ impl SqlCore {
     }
 
     fn rebuild_saved(&self, tables: &mut Tables) -> Result<Rebuilt> {
-        let checkpoint = tables.database.saved()?.and_then(|saved| saved.checkpoint);
         tables.database.told("create the tables in", Database::begin)?;
+        let bytes = tables.database.saved()?.and_then(|saved| saved.checkpoint);
+        let checkpoint = bytes.as_deref().map(|bytes| Checkpoint::from_bytes(&self.name, bytes)).transpose()?;
+        if checkpoint.as_ref().and_then(Checkpoint::position) != tables.saved {
+            // A process that has opened the store since it was closed here has gone on with the tables.
+            return Err(Error::Held { name: self.name.clone() });
+        }
         tables.database.create_anew()?;
         let put_aside = put_aside(&self.store, &self.name)?;
         let mut rebuilt = Rebuilt { position: tables.saved, events: 0, left_out: 0 };
@@ -178,7 +188,7 @@ impl SqlCore {
             }
         }
         tables.database.told("save the checkpoint in", |database| {
-            if let Some(checkpoint) = &checkpoint {
+            if let Some(checkpoint) = &bytes {
                 database.put_checkpoint(checkpoint)?;
             }
             database.commit()
@@ -246,6 +256,18 @@ impl Tables {
 
 /// The side of the handler's thread.
 pub(super) struct SqlWork(pub(super) Arc<SqlCore>);
+
+impl Drop for SqlWork {
+    /// The runner drops it before it lets go of its name. A rebuild that is under way is waited for, and what the handle
+    /// rebuilds from here on is refused: it would put the tables of the next of this name back to where this one was.
+    fn drop(&mut self) {
+        let mut tables = self.0.tables.lock();
+        tables.has_ended = true;
+        // Others wait for the lock of a transaction that nobody will commit. Where it cannot be rolled back, it ends with
+        // the connection.
+        let _ = tables.database.roll_back();
+    }
+}
 
 impl Work for SqlWork {
     fn load(&mut self, _store: &Store) -> Result<Option<Checkpoint>> {

@@ -1,0 +1,62 @@
+//! Rebuilds of SQL projections, and who the tables belong to: a handler that has ended, and what it leaves to the next one.
+
+use super::*;
+use crate::storage::{Call, Fault, FaultyDisk, MemoryDisk};
+
+/// A handle outlives its handler. Its rebuild filled the tables up to where that had come, and left the checkpoint of the
+/// next one of the name.
+#[test]
+fn a_projection_that_has_ended_rebuilds_no_tables_of_the_next_of_its_name() {
+    let world = World::new();
+    let old = world.builder().start().unwrap();
+    old.wait_for(world.append("a", "x=1")).unwrap();
+    old.wait_for(world.append("a", "y=fail")).unwrap_err();
+    let next = world.builder().policy(OnError::skip()).start().unwrap();
+    next.wait_for(world.append("a", "z=1")).unwrap();
+    let refused = old.rebuild();
+    assert!(matches!(&refused, Err(Error::HandlerFailed { reason, .. }) if reason.contains("as asked")), "{refused:?}");
+    assert_eq!(world.seen(), ("x=1 z=1".into(), 2));
+    world.store.shutdown(Duration::from_secs(3_600)).unwrap();
+    assert!(matches!(next.rebuild(), Err(Error::Stopped)));
+    assert_eq!(world.seen(), ("x=1 z=1".into(), 2));
+}
+
+/// A closed store can be open in another process, and its projection runs there.
+#[test]
+fn tables_that_another_process_has_gone_on_with_are_not_rebuilt() {
+    let world = World::new();
+    let handle = world.builder().start().unwrap();
+    let other = Connection::open(world.path()).unwrap();
+    let checkpoint =
+        || -> Vec<u8> { other.query_row("SELECT checkpoint FROM annals_projections", [], |row| row.get(0)).unwrap() };
+    handle.wait_for(world.append("a", "x=1")).unwrap();
+    let theirs = checkpoint();
+    handle.wait_for(world.append("a", "y=1")).unwrap();
+    let ours = checkpoint();
+    let put = |checkpoint: &[u8]| other.execute("UPDATE annals_projections SET checkpoint = ?1", [checkpoint]).unwrap();
+    put(&theirs);
+    let refused = handle.rebuild();
+    assert!(matches!(&refused, Err(Error::Held { name }) if name == "entries"), "{refused:?}");
+    assert_eq!((checkpoint(), world.seen()), (theirs, ("x=1 y=1".into(), 2)));
+    put(&ours);
+    assert_eq!(handle.rebuild().unwrap().events, 2);
+}
+
+/// What was not saved when a handler ended with an error stayed in its transaction, whose lock nobody else got while the
+/// handle existed.
+#[test]
+fn a_projection_that_has_ended_locks_the_database_for_nobody() {
+    let disk = FaultyDisk::new(MemoryDisk::new());
+    let options = Options::new().without_background_work();
+    let store = Store::open_on(Arc::new(disk.clone()), options, true).unwrap();
+    let world = World { store, directory: tempfile::tempdir().unwrap() };
+    let handle = world.run(world.builder().policy(OnError::park()));
+    handle.wait_for(world.append("late", "x=fail")).unwrap();
+    // The dead letter has to be synced before the next checkpoint is saved.
+    disk.inject(Fault { forever: true, ..Fault::next(Call::Sync).in_dir("state/") });
+    world.append("a", "y=1");
+    let state = handle.handler().wait_for_state(HandlerState::is_over);
+    assert!(matches!(state, HandlerState::Failed { .. }), "{state:?}");
+    locked(&world.path()).execute_batch("ROLLBACK").unwrap();
+    assert_eq!(world.seen(), (String::new(), 0));
+}
