@@ -1,5 +1,8 @@
 //! What a runner drives, and the checkpoint that it goes by.
 
+#[cfg(feature = "sqlite")]
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::error::HandlerError;
@@ -110,6 +113,15 @@ impl Checkpoint {
     #[cfg(feature = "sqlite")]
     pub(crate) fn resolves_letters(&self) -> bool {
         !self.resolved.is_empty()
+    }
+
+    /// Makes what the state of the store says to be put aside what it is at this checkpoint. Where that is saved elsewhere,
+    /// the state may not say it yet.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn update(&self, put_aside: &mut HashSet<Position>) {
+        put_aside.extend(self.parked.iter().map(|letter| letter.position));
+        put_aside.extend(self.skipped.iter().map(|skipped| skipped.position));
+        put_aside.retain(|position| !self.resolved.contains(position));
     }
 
     /// The last event that was looked at, whether it matched or not; `None` if none was.

@@ -84,9 +84,8 @@ impl<M: ReadModel + Clone> Core<M> {
             let beside = ledger.is_saved().then(|| ledger.begin_beside()).transpose()?;
             Ok((beside, ledger.retried))
         })?;
-        let put_aside = put_aside(&self.store, &self.name)?;
         let mut green = Green { model: self.initial.clone(), looked: None, events: 0, left_out: 0, beside };
-        self.catch_up(&mut green, |position| !put_aside.contains(&position) && !failing.contains(&position))?;
+        self.catch_up(&mut green, failing)?;
         if let Some(beside) = &mut green.beside {
             let changes = model::collect(&mut green.model, beside.hashes())?;
             self.with_ledger(|ledger| ledger.write_beside(beside, changes))?;
@@ -101,15 +100,23 @@ impl<M: ReadModel + Clone> Core<M> {
     }
 
     /// Replays up to what is saved of the serving model, until no more than a batch is missing.
-    fn catch_up(&self, green: &mut Green<M>, is_wanted: impl Fn(Position) -> bool) -> Result<(), Halt> {
+    fn catch_up(&self, green: &mut Green<M>, failing: &HashSet<Position>) -> Result<(), Halt> {
         loop {
-            let saved = self.with_ledger(|ledger| Ok(ledger.position))?;
+            // Together: what is put aside from now on lies behind this position.
+            let (saved, left_out) = self.with_ledger(|ledger| Ok((ledger.position, self.left_out(failing)?)))?;
             let behind = number(saved).saturating_sub(number(green.looked));
-            self.replay(green, saved, &is_wanted)?;
+            self.replay(green, saved, |position| !left_out.contains(&position))?;
             if behind <= NEAR_EVENTS {
                 return Ok(());
             }
         }
+    }
+
+    /// What is left out of the events that are saved: what was put aside, and what has failed before.
+    fn left_out(&self, failing: &HashSet<Position>) -> Result<HashSet<Position>> {
+        let mut left_out = put_aside(&self.store, &self.name)?;
+        left_out.extend(failing);
+        Ok(left_out)
     }
 
     /// Applies the events up to `upto` that are wanted.
@@ -138,9 +145,8 @@ impl<M: ReadModel + Clone> Core<M> {
 
     /// Catches up with what is saved, which cannot change now, and takes the place of the serving model.
     fn finish(&self, mut green: Green<M>, failing: &HashSet<Position>, ledger: &mut Ledger) -> Result<Rebuilt, Halt> {
-        let put_aside = put_aside(&self.store, &self.name)?;
-        let is_wanted = |position| !put_aside.contains(&position) && !failing.contains(&position);
-        self.replay(&mut green, ledger.position, is_wanted)?;
+        let left_out = self.left_out(failing)?;
+        self.replay(&mut green, ledger.position, |position| !left_out.contains(&position))?;
         settle(&mut green, ledger)?;
         let mut serving = match self.apply_unsaved(&mut green, failing) {
             Ok(serving) => serving,

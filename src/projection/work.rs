@@ -46,23 +46,22 @@ pub(super) struct Serving<M> {
     pub(super) applied: Option<Position>,
     /// The events that were applied since the model was saved.
     pub(super) unsaved: Vec<Position>,
-    /// How many of those do not come behind all before them: dead letters that were retried.
+    /// How many of those lie before the position that was saved with the model: dead letters that were retried.
     pub(super) retried: u64,
+    saved: Option<Position>,
     /// The last event failed, and may have changed a part of what it wanted to: nobody reads the model like this.
     is_torn: bool,
 }
 
 impl<M> Serving<M> {
-    pub(super) fn new(model: M, applied: Option<Position>) -> Self {
-        Self { model, applied, unsaved: Vec::new(), retried: 0, is_torn: false }
+    pub(super) fn new(model: M, saved: Option<Position>) -> Self {
+        Self { model, applied: saved, unsaved: Vec::new(), retried: 0, saved, is_torn: false }
     }
 
     fn applied(&mut self, position: Position) {
-        if self.applied.is_some_and(|last| position <= last) {
-            self.retried += 1;
-        } else {
-            self.applied = Some(position);
-        }
+        // Not all of them lie before the last that was applied: nothing may have been behind one.
+        self.retried += u64::from(Some(position) <= self.saved);
+        self.applied = self.applied.max(Some(position));
         self.unsaved.push(position);
     }
 }
@@ -98,6 +97,7 @@ impl<M: ReadModel + Clone> Core<M> {
             ledger.save(changes, checkpoint)?;
             let mut serving = self.serving.write();
             serving.unsaved.clear();
+            serving.saved = ledger.position;
             ledger.retried += std::mem::take(&mut serving.retried);
             model::mark_saved(&mut serving.model)
         })

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::database::{Database, SqlSource};
 use super::work::{SqlApply, SqlCore, SqlWork, Tables};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::projection::builder::RunOptions;
 use crate::types::Position;
 use crate::{
@@ -167,6 +167,7 @@ impl SqlProjectionBuilder {
             query,
             stops,
             report: Mutex::new(StartReport::default()),
+            rebuilding: Mutex::new(()),
             tables: Mutex::new(Tables::new(database, apply)),
         });
         let handler = runner.start(&store, Box::new(SqlWork(Arc::clone(&core))))?;
@@ -185,7 +186,7 @@ impl fmt::Debug for SqlProjectionBuilder {
 
 /// A running SQL projection. Dropping it stops the projection, as [`stop`](SqlProjectionHandle::stop) does.
 pub struct SqlProjectionHandle {
-    core: Arc<SqlCore>,
+    pub(super) core: Arc<SqlCore>,
     handler: HandlerHandle,
 }
 
@@ -234,12 +235,15 @@ impl SqlProjectionHandle {
     ///
     /// # Errors
     /// [`Error::HandlerFailed`](crate::Error::HandlerFailed), naming the event, if one fails and the policy lets none
-    /// pass; [`Error::Held`](crate::Error::Held) if the database has been gone on with by a
+    /// pass; [`Error::Held`](crate::Error::Held) if a rebuild is under way, or the database has been gone on with by a
     /// process that has opened the store since it was closed here; those of [`HandlerHandle::wait_for`] if the projection
     /// has ended: another one may have its name; [`Error::Unavailable`](crate::Error::Unavailable),
     /// [`Error::Full`](crate::Error::Full) and [`Error::Io`](crate::Error::Io) with what SQLite says; those of
     /// [`Read::next`](crate::Read::next). The old tables stay.
     pub fn rebuild(&self) -> Result<Rebuilt> {
+        let Some(_alone) = self.core.rebuilding.try_lock() else {
+            return Err(Error::Held { name: self.core.name.clone() });
+        };
         let is_paused = |state: &HandlerState| matches!(state, HandlerState::Paused);
         let was_paused = is_paused(&self.handler.status().state);
         // At a pause everything is saved, dead letters included.

@@ -23,6 +23,7 @@ pub(super) struct SqlCore {
     /// Whether its policy lets no event pass.
     pub(super) stops: bool,
     pub(super) report: Mutex<StartReport>,
+    pub(super) rebuilding: Mutex<()>,
     pub(super) tables: Mutex<Tables>,
 }
 
@@ -178,7 +179,10 @@ impl SqlCore {
             return Err(Error::Held { name: self.name.clone() });
         }
         tables.database.create_anew()?;
-        let put_aside = put_aside(&self.store, &self.name)?;
+        let mut put_aside = put_aside(&self.store, &self.name)?;
+        if let Some(checkpoint) = &checkpoint {
+            checkpoint.update(&mut put_aside);
+        }
         let mut rebuilt = Rebuilt { position: tables.saved, events: 0, left_out: 0 };
         if let Some(saved) = tables.saved {
             let mut read = self.store.read(self.query.clone()).upto(saved);

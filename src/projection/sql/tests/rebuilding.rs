@@ -1,6 +1,7 @@
 //! Rebuilds of SQL projections, and who the tables belong to: a handler that has ended, and what it leaves to the next one.
 
 use super::*;
+use crate::projection::tests::Gate;
 use crate::storage::{Call, Fault, FaultyDisk, MemoryDisk};
 
 /// A handle outlives its handler. Its rebuild filled the tables up to where that had come, and left the checkpoint of the
@@ -59,4 +60,61 @@ fn a_projection_that_has_ended_locks_the_database_for_nobody() {
     assert!(matches!(state, HandlerState::Failed { .. }), "{state:?}");
     locked(&world.path()).execute_batch("ROLLBACK").unwrap();
     assert_eq!(world.seen(), (String::new(), 0));
+}
+
+/// The first one to be done let the handler go on, for which the second one waited to be paused.
+#[test]
+fn one_rebuild_at_a_time() {
+    let (world, gate) = (World::new(), Gate::new());
+    let passed = Arc::clone(&gate);
+    let apply = move |tables: &Connection, event: &Event<'_>| {
+        passed.pass();
+        set(tables, event)
+    };
+    world.append("a", "x=1");
+    let builder = world.store.sql_projection_over("entries", world.path(), Query::all(), apply).schema(SCHEMA);
+    let handle = world.run(builder);
+    let refuse_another = || {
+        let refused = handle.rebuild();
+        assert!(matches!(&refused, Err(Error::Held { name }) if name == "entries"), "{refused:?}");
+    };
+    assert_eq!(gate.hold(|| handle.rebuild().unwrap(), refuse_another).events, 1);
+    assert_eq!(handle.rebuild().unwrap().events, 1);
+}
+
+/// The checkpoint says it first, and the state of the store a moment later, or when it has space again. A rebuild in between,
+/// of a handler that somebody had let go on, applied what was parked, and its retry applied it again.
+#[test]
+fn what_only_the_checkpoint_says_to_be_parked_is_left_out_of_a_rebuild() {
+    let (disk, clock) = (MemoryDisk::new(), ManualClock::new(Timestamp::default()));
+    let options = Options::new().clock(clock.clone()).without_background_work();
+    let store = Store::open_on(Arc::new(disk.clone()), options, true).unwrap();
+    let world = World { store, directory: tempfile::tempdir().unwrap() };
+    let works = Arc::new(Mutex::new(false));
+    let gate = Arc::clone(&works);
+    let apply = move |tables: &Connection, event: &Event<'_>| {
+        if event.stream() == "late" && !*gate.lock().unwrap() { Err("not yet".into()) } else { set(tables, event) }
+    };
+    let builder = world.store.sql_projection_over("entries", world.path(), Query::all(), apply).schema(SCHEMA);
+    let handle = world.run(builder.policy(OnError::park()));
+    let late = world.append("late", "x=1");
+    handle.wait_for(late).unwrap();
+    handle.handler().pause();
+    handle.handler().wait_for_state(|state| matches!(state, HandlerState::Paused));
+    let behind = world.append("late", "y=1");
+    disk.set_budget(disk.used());
+    let state = world.store.state().unwrap();
+    while state.put("filler", vec![0; 4096]).is_ok() {}
+    while state.put("filler", "").is_ok() {}
+    handle.handler().resume();
+    handle.handler().wait_for_state(|state| matches!(state, HandlerState::NoSpace { .. }));
+    *works.lock().unwrap() = true;
+
+    let rebuilt = handle.core.rebuild().unwrap();
+    assert_eq!((rebuilt.position, rebuilt.events, rebuilt.left_out), (Some(behind), 0, 2));
+    disk.set_budget(u64::MAX);
+    pass_until_handled(&clock, &handle, behind);
+    world.store.dead_letters("entries").unwrap().retry(late).unwrap();
+    handle.handler().wait_for_requests().unwrap();
+    assert_eq!(world.seen(), ("x=1 y=1".into(), 2));
 }
