@@ -19,6 +19,10 @@ use crate::{Durability, Event, HistoryPoint, StateBatch, Store};
 pub trait Work: Send {
     /// Loads what was saved last, state and checkpoint; `None` if nothing was. Called once, before everything else.
     ///
+    /// After `None` the dead letters and the records of skipped events of work without effects outside are forgotten: they
+    /// were missing from a state that is gone. It must be gone by then, and stay so when another version of the program
+    /// loads it.
+    ///
     /// # Errors
     /// What keeps it from being loaded. The runner does not start then.
     fn load(&mut self, store: &Store) -> Result<Option<Checkpoint>>;

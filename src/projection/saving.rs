@@ -168,6 +168,13 @@ impl Ledger {
         self.hashes.clear();
     }
 
+    /// Nothing that is saved counts any more, whatever version looks at it: what this one was abandoned for goes for all.
+    pub(super) fn forget(&self) -> Result<()> {
+        let manifest = Manifest { generation: NONE, ..self.manifest.clone() };
+        self.state.write(StateBatch::new().put(self.manifest_key(), encode(&manifest)?).durability(Durability::Os))?;
+        Ok(())
+    }
+
     /// Takes the place of this one, as what was loaded again.
     pub(super) fn replace(&mut self, loaded: Self) {
         let (retried, beside) = (self.retried, self.beside);

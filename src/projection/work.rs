@@ -10,6 +10,7 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
 
 use super::model::{self, ReadModel};
+use super::rebuild::put_aside;
 use super::saving::{Ledger, Loaded};
 use super::{RebuildCause, StartReport};
 use crate::error::{Error, Result};
@@ -74,6 +75,10 @@ impl<M: ReadModel + Clone> Core<M> {
     fn load(&self) -> Result<Option<Checkpoint>> {
         let (loaded, model) = self.load_model()?;
         let Loaded { ledger, checkpoint, cause } = loaded;
+        if cause.is_some() && !put_aside(&self.store, &self.name)?.is_empty() {
+            // The runner forgets what is missing from this model. An older version must not go on with it after that.
+            ledger.forget()?;
+        }
         let position = ledger.position;
         *self.report.lock() = StartReport { resumed_behind: position, rebuilt: cause };
         *self.ledger.lock() = Some(ledger);

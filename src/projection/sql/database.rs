@@ -157,17 +157,24 @@ impl Database {
     /// Saves the checkpoint once more, with a commit that waits for the disk. All before it are durable then as well.
     pub(super) fn save_durably(&self, checkpoint: &[u8]) -> Result<()> {
         const SAVE: &str = "save the checkpoint in";
-        let saved = self.told(SAVE, |database| {
-            database.wait_for_disk(true)?;
-            database.begin()?;
-            database.put_checkpoint(checkpoint)?;
-            database.commit()
-        });
-        if saved.is_err() {
+        self.durably(SAVE, || {
+            self.told(SAVE, |database| {
+                database.begin()?;
+                database.put_checkpoint(checkpoint)?;
+                database.commit()
+            })
+        })
+    }
+
+    /// Does what commits, and waits for the disk. Rolls back what fails.
+    fn durably(&self, operation: &'static str, act: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.told(operation, |database| database.wait_for_disk(true))?;
+        let done = act();
+        if done.is_err() {
             self.roll_back()?;
         }
-        self.told(SAVE, |database| database.wait_for_disk(false))?;
-        saved
+        self.told(operation, |database| database.wait_for_disk(false))?;
+        done
     }
 
     /// Whether commits wait for the disk, from the next transaction on.
@@ -176,13 +183,16 @@ impl Database {
     }
 
     /// Makes the tables empty, in one transaction: what the schema that was used before has created is dropped, and the
-    /// schema of today is created.
+    /// schema of today is created. Durable: what was put aside is forgotten for it, and must be missing from no table that
+    /// is there again when the power was lost.
     pub(super) fn reset(&self) -> Result<()> {
+        const CREATE: &str = "create the tables in";
         self.roll_back()?;
-        let begun = self.told("create the tables in", Self::begin);
-        let created = begun.and_then(|()| self.create_anew());
-        let reset = created.and_then(|()| self.told("create the tables in", Self::commit));
-        reset.inspect_err(|_| drop(self.roll_back()))
+        self.durably(CREATE, || {
+            self.told(CREATE, Self::begin)?;
+            self.create_anew()?;
+            self.told(CREATE, Self::commit)
+        })
     }
 
     /// The same within the transaction that is under way, and without a checkpoint. What is there and was not created by

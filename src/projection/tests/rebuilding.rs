@@ -1,4 +1,5 @@
-//! Rebuilds, and what happens meanwhile: a handler that ends, and dead letters that come and go.
+//! Rebuilds, and what happens meanwhile: a handler that ends, and dead letters that come and go. What an older version of
+//! a projection finds when it is put back.
 
 use super::*;
 
@@ -117,4 +118,41 @@ fn a_dead_letter_that_is_applied_during_a_rebuild_is_in_the_new_model_if_it_was_
     gate.hold(|| handle.rebuild().unwrap(), let_the_last_one_follow);
     assert!(letters.list().unwrap().is_empty());
     assert_eq!(sorted(&handle), [2, 3]);
+}
+
+/// What a version had put aside was deleted when another one began, and its model counted until that saved. When it never
+/// came to that, and the older one was put back, it went on behind events that were missing and listed nowhere.
+#[test]
+fn a_version_that_is_put_back_misses_no_event_that_it_does_not_list() {
+    let fail = |_: &mut Rows, _: &Event<'_>| -> Result<(), HandlerError> { Err("as asked".into()) };
+    let fail_as_version_two = |store: &Store| {
+        let two = store.projection_over("rows", Query::all(), Rows::new(), fail).version(2).start().unwrap();
+        assert_eq!(two.start_report().rebuilt, Some(RebuildCause::NewVersion { saved: 1, current: 2 }));
+        two.handler().wait_for_state(HandlerState::is_over);
+        two.stop().unwrap_err();
+    };
+    for policy in [OnError::park(), OnError::skip()] {
+        let store = Store::in_memory().unwrap();
+        append(&store, "a", "x=1");
+        append(&store, "late", "y=fail");
+        let seen_by_version_one = || {
+            let one = rows(&store).policy(policy.clone()).start().unwrap();
+            one.wait_for(store.head().unwrap().unwrap()).unwrap();
+            let letters = store.dead_letters("rows").unwrap();
+            (content(&one), letters.list().unwrap().len() + letters.skipped().unwrap().len())
+        };
+        seen_by_version_one();
+        // The checkpoint behind this one says nothing of what was put aside.
+        append(&store, "a", "z=1");
+        let seen = seen_by_version_one();
+        assert_eq!(seen, (of(&[("x", "1"), ("z", "1")]), 1));
+        fail_as_version_two(&store);
+        assert_eq!(seen_by_version_one(), seen);
+    }
+    // Where nothing was put aside, the model of the older version is still good.
+    let store = Store::in_memory().unwrap();
+    append(&store, "a", "x=1");
+    run(&store);
+    fail_as_version_two(&store);
+    assert_eq!(run(&store).0.resumed_behind, store.head().unwrap());
 }

@@ -118,3 +118,22 @@ fn what_only_the_checkpoint_says_to_be_parked_is_left_out_of_a_rebuild() {
     handle.handler().wait_for_requests().unwrap();
     assert_eq!(world.seen(), ("x=1 y=1".into(), 2));
 }
+
+/// The tables of the version before were dropped by a commit that did not wait for the disk, and its dead letters deleted
+/// for good. When the power was lost, the version before, put back, found its tables again and no dead letter.
+#[test]
+fn tables_are_gone_for_good_before_what_is_missing_from_them_is_forgotten() {
+    let world = World::new();
+    world.append("a", "x=1");
+    world.run(world.builder()).stop().unwrap();
+    let watched = Connection::open(world.path()).unwrap();
+    let watch = "CREATE TEMP TABLE creations (synchronous INTEGER);
+        CREATE TEMP TRIGGER watch AFTER INSERT ON main.annals_projections
+            BEGIN INSERT INTO creations SELECT synchronous FROM pragma_synchronous; END";
+    watched.execute_batch(watch).unwrap();
+    let two = world.store.sql_projection_over("entries", watched, Query::all(), set).schema(SCHEMA).version(2);
+    let handle = world.run(two);
+    let read = |sql: &str| handle.read(|tables| tables.query_row(sql, [], |row| row.get::<_, String>(0))).unwrap();
+    assert_eq!(read("SELECT group_concat(synchronous, ' ') FROM creations"), "2", "full");
+    assert_eq!(read("SELECT CAST(synchronous AS TEXT) FROM pragma_synchronous"), "1", "normal again");
+}
