@@ -8,6 +8,7 @@
 
 #[cfg(test)]
 pub(crate) mod explored;
+mod own_thread;
 
 #[cfg(test)]
 pub(crate) use explored::{ArcSwap, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard};
@@ -31,16 +32,16 @@ pub(crate) mod atomic {
 
 /// Threads.
 pub(crate) mod thread {
-    #[cfg(all(test, feature = "tokio"))]
-    pub(crate) use super::explored::thread::is_current;
+    pub(crate) use super::own_thread::OwnThread;
+
     #[cfg(test)]
-    pub(crate) use super::explored::thread::{Builder, JoinHandle};
+    pub(super) use super::explored::thread::{Builder, JoinHandle, is_current};
     #[cfg(not(test))]
-    pub(crate) use std::thread::{Builder, JoinHandle};
+    pub(super) use std::thread::{Builder, JoinHandle};
 
     /// Whether this is the calling thread's own handle.
-    #[cfg(all(not(test), feature = "tokio"))]
-    pub(crate) fn is_current<T>(handle: &JoinHandle<T>) -> bool {
+    #[cfg(not(test))]
+    pub(super) fn is_current<T>(handle: &JoinHandle<T>) -> bool {
         handle.thread().id() == std::thread::current().id()
     }
 }

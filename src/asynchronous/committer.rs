@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{Error, Result};
 use crate::sync::Mutex;
-use crate::sync::thread::{self, JoinHandle};
+use crate::sync::thread::OwnThread;
 use crate::{AppendError, Appended, Commit, Store};
 
 /// What may wait for the committer. Whoever comes then waits for that.
@@ -29,7 +29,7 @@ pub(super) struct Committer {
 #[derive(Debug)]
 struct Running {
     jobs: mpsc::Sender<Job>,
-    thread: JoinHandle<()>,
+    thread: OwnThread,
 }
 
 enum Job {
@@ -79,14 +79,14 @@ impl Committer {
         unwrap(answer.await)
     }
 
-    /// Where to hand jobs to, of a thread that is started if it does not run.
+    /// Where to hand jobs to, of a thread that is started if it does not run in this process.
     fn jobs(&self) -> Result<mpsc::Sender<Job>> {
         let mut running = self.running.lock();
-        if let Some(running) = &*running {
+        if let Some(running) = running.as_ref().filter(|running| running.thread.is_here()) {
             return Ok(running.jobs.clone());
         }
         let (jobs, waiting) = mpsc::channel(JOBS_WAITING_MAX);
-        let thread = thread::Builder::new().name("annals-committer".into()).spawn(move || work(waiting));
+        let thread = OwnThread::spawn("annals-committer".into(), move || work(waiting));
         let thread = thread.map_err(|source| Error::Io {
             operation: "start a thread that commits for",
             path: "the store".into(),
@@ -116,9 +116,9 @@ impl Drop for Committer {
         let Some(Running { jobs, thread }) = self.running.get_mut().take() else { return };
         drop(jobs);
         // The last one that held the store may have been a job.
-        if !thread::is_current(&thread) {
+        if !thread.is_current() {
             // Its panics were handed to those who waited.
-            let _ = thread.join();
+            thread.join();
         }
     }
 }

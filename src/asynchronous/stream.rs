@@ -3,12 +3,12 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::thread::JoinHandle;
 
 use futures_core::Stream;
 use tokio::sync::mpsc;
 
 use crate::error::{Error, Result};
+use crate::sync::thread::OwnThread;
 use crate::{Item, Stopper, Subscription};
 
 /// Items that are read ahead of those who poll.
@@ -19,7 +19,7 @@ const ITEMS_AHEAD_MAX: usize = 64;
 pub struct EventStream {
     items: mpsc::Receiver<Result<Item>>,
     stopper: Stopper,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<OwnThread>,
 }
 
 impl Subscription {
@@ -50,7 +50,7 @@ impl Subscription {
     pub fn into_stream(self) -> Result<EventStream> {
         let (sender, items) = mpsc::channel(ITEMS_AHEAD_MAX);
         let stopper = self.stopper();
-        let thread = std::thread::Builder::new().name("annals-stream".into()).spawn(move || {
+        let thread = OwnThread::spawn("annals-stream".into(), move || {
             for item in self {
                 if sender.blocking_send(item).is_err() {
                     break;
@@ -88,7 +88,7 @@ impl Drop for EventStream {
         self.items.close();
         // It ends before the next event, so that the name of the subscription is free when this returns.
         if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+            thread.join();
         }
     }
 }

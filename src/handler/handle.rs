@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -10,6 +9,7 @@ use serde::Serialize;
 use super::runner::HandlerKind;
 use super::shared::{HandlerState, Shared};
 use crate::error::{Error, Invalid, Result};
+use crate::sync::thread::OwnThread;
 use crate::types::Position;
 use crate::{Lag, Store};
 
@@ -21,7 +21,7 @@ pub struct HandlerHandle {
     store: Store,
     shared: Arc<Shared>,
     /// `None` once it was waited for, or left to itself.
-    thread: Option<JoinHandle<()>>,
+    thread: Option<OwnThread>,
 }
 
 /// What a handler does, and has done since it was started.
@@ -76,7 +76,7 @@ impl Remainder {
 }
 
 impl HandlerHandle {
-    pub(super) fn new(store: &Store, shared: Arc<Shared>, thread: JoinHandle<()>) -> Self {
+    pub(super) fn new(store: &Store, shared: Arc<Shared>, thread: OwnThread) -> Self {
         Self { store: store.clone(), shared, thread: Some(thread) }
     }
 
@@ -89,8 +89,9 @@ impl HandlerHandle {
     /// An event that was parked or skipped counts as handled. A position that nobody has appended yet is waited for.
     ///
     /// # Errors
-    /// [`Error::HandlerFailed`] or [`Error::Stopped`] if the handler ends before; [`Error::Invalid`] if it is the handler
-    /// itself that would wait, on its own thread, for what it handles next.
+    /// [`Error::HandlerFailed`] or [`Error::Stopped`] if the handler ends before, or runs in the process that this one was
+    /// forked from; [`Error::Invalid`] if it is the handler itself that would wait, on its own thread, for what it handles
+    /// next.
     pub fn wait_for(&self, position: Position) -> Result<()> {
         self.wait(Some(position), None, || self.shared.progress() >= Some(position))
     }
@@ -123,7 +124,7 @@ impl HandlerHandle {
                 return Some(Err(waits_for_itself(self.name())));
             }
             // An end that was told before the last progress was made is looked at after it.
-            self.shared.has_ended().then(|| if is_done() { Ok(()) } else { Err(self.end()) })
+            self.has_ended().then(|| if is_done() { Ok(()) } else { Err(self.end()) })
         };
         let timed_out = || {
             let what = match position {
@@ -138,7 +139,7 @@ impl HandlerHandle {
     /// Waits until the handler is in a state that `wanted` accepts, or has ended, and returns that.
     pub fn wait_for_state(&self, wanted: impl Fn(&HandlerState) -> bool) -> HandlerState {
         let look = || {
-            let has_ended = self.shared.has_ended();
+            let has_ended = self.has_ended();
             let state = self.shared.state();
             // A handler that is over is told once it has let go of its name.
             (has_ended || (wanted(&state) && !state.is_over())).then_some(state)
@@ -148,7 +149,12 @@ impl HandlerHandle {
     }
 
     fn is_own_thread(&self) -> bool {
-        self.thread.as_ref().is_some_and(|thread| thread.thread().id() == thread::current().id())
+        self.thread.as_ref().is_some_and(OwnThread::is_current)
+    }
+
+    /// Whether it does nothing any more: it is over, or did not come along into this process, which was forked.
+    fn has_ended(&self) -> bool {
+        self.shared.has_ended() || self.thread.as_ref().is_some_and(|thread| !thread.is_here())
     }
 
     /// The error of who was told no more than that the handler has ended.
@@ -229,7 +235,7 @@ impl HandlerHandle {
         // A handler that drops its own handle ends when it is done with its event.
         if !is_own_thread {
             // A panic was caught and is told as the state.
-            let _ = thread.join();
+            thread.join();
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use super::driver::{Driver, Settings};
@@ -15,6 +14,7 @@ use super::shared::{HandlerState, Shared, Trouble};
 use super::work::{Checkpoint, Work};
 use crate::error::{Error, Invalid, Result, Violation};
 use crate::limits::{DEAD_LETTERS_MAX, HANDLER_BATCH_EVENTS_MAX};
+use crate::sync::thread::OwnThread;
 use crate::types::Position;
 use crate::{Follow, Horizon, Query, Store};
 
@@ -355,12 +355,7 @@ impl Drop for Ending {
     }
 }
 
-fn spawn(
-    mut driver: Driver,
-    mut follow: Follow,
-    held: crate::HeldName,
-    ending: Ending,
-) -> Result<thread::JoinHandle<()>> {
+fn spawn(mut driver: Driver, mut follow: Follow, held: crate::HeldName, ending: Ending) -> Result<OwnThread> {
     let run = move || {
         // Everything is let go of before the end is told: who waits for it may use the name at once.
         let Ending(shared) = &ending;
@@ -376,5 +371,5 @@ fn spawn(
         path: "a handler".into(),
         source: Arc::new(error),
     };
-    thread::Builder::new().name("annals-handler".into()).spawn(run).map_err(failed)
+    OwnThread::spawn("annals-handler".into(), run).map_err(failed)
 }

@@ -12,7 +12,7 @@ use crate::clock::Signal;
 use crate::error::{Error, Result};
 use crate::log::Appender;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::thread::{Builder, JoinHandle};
+use crate::sync::thread::OwnThread;
 
 /// What the background thread remembers from one round to the next.
 #[derive(Debug, Default)]
@@ -31,7 +31,7 @@ pub(super) struct Round {
 pub(super) struct Worker {
     signal: Arc<Signal>,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<OwnThread>,
 }
 
 impl Worker {
@@ -39,9 +39,7 @@ impl Worker {
     pub(super) fn start(inner: &Arc<Inner>, signal: &Arc<Signal>) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let work = Work { inner: Arc::clone(inner), signal: Arc::clone(signal), stop: Arc::clone(&stop) };
-        let thread = Builder::new()
-            .name("annals".into())
-            .spawn(move || work.run())
+        let thread = OwnThread::spawn("annals".into(), move || work.run())
             .map_err(|error| Error::io("start a thread for", inner.disk.locate(""), error))?;
         Ok(Self { signal: Arc::clone(signal), stop, thread: Some(thread) })
     }
@@ -51,8 +49,8 @@ impl Worker {
         self.stop.store(true, Ordering::Release);
         self.signal.raise();
         if let Some(thread) = self.thread.take() {
-            // A panic of the thread was reported by its hook; the store goes on without background work.
-            let _ = thread.join();
+            // After a panic, which its hook has reported, the store went on without background work.
+            thread.join();
         }
     }
 }

@@ -23,7 +23,6 @@ impl<T> JoinHandle<T> {
 }
 
 /// Whether this is the calling thread's own handle.
-#[cfg(feature = "tokio")]
 pub(crate) fn is_current<T>(handle: &JoinHandle<T>) -> bool {
     match handle {
         JoinHandle::Real(handle) => handle.thread().id() == std::thread::current().id(),
