@@ -38,7 +38,7 @@ use crate::error::Error;
 use crate::format::frame::{Frame, FrameHeader};
 use crate::randomness::Randomness;
 use crate::sabotage::{Sabotage, sabotaged};
-use crate::storage::{Disk, ReadMode};
+use crate::storage::{Disk, Owner, ReadMode};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{ArcSwap, Mutex, SwapGuard};
 use crate::types::StoreId;
@@ -93,6 +93,8 @@ pub(crate) trait FrameSource {
 pub(crate) struct IndexOptions {
     /// Whether it may write to disk. If not, what is missing is rebuilt in memory, and nothing is ever written.
     pub(crate) writable: bool,
+    /// The process that writes. One that was forked from it leaves the files alone, as a read-only index does.
+    pub(crate) owner: Option<Owner>,
     pub(crate) read_mode: ReadMode,
     pub(crate) limits: WindowLimits,
     /// For the seeds of the pages.
@@ -362,14 +364,21 @@ impl Index {
     }
 
     fn writes(&self) -> bool {
-        self.writes.load(Ordering::Relaxed)
+        self.writes.load(Ordering::Relaxed) && !self.is_inherited()
+    }
+
+    fn is_inherited(&self) -> bool {
+        self.options.owner.is_some_and(|owner| !owner.is_this_process())
     }
 
     /// Rebuilds a damaged file from the log. Readers go on with the new view. Nothing happens if another caller has
     /// done it already.
     pub(crate) fn repair(&self, fault: &IndexFault, source: &dyn FrameSource) -> Result<()> {
-        let _spilling = self.spilling.lock();
-        let _merging = self.merging.lock();
+        // What a forked process repairs is in its memory alone, where two repairs of one file do no harm. A thread of the
+        // other process may hold these locks for ever.
+        let takes_turns = !self.is_inherited();
+        let _spilling = takes_turns.then(|| self.spilling.lock());
+        let _merging = takes_turns.then(|| self.merging.lock());
         let mut ignore = |_| {};
         let progress = Progress::new(&mut ignore);
         let mut rebuilder = Rebuilder { source, seed: self.seed, limits: self.options.limits, progress };

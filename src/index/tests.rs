@@ -387,7 +387,7 @@ impl World {
 fn open(disk: &MemoryDisk, log: &FakeLog, mask: u64, limits: WindowLimits, writable: bool) -> Result<Index> {
     let mode = if log.head().is_multiple_of(2) { ReadMode::Map } else { ReadMode::Pread };
     let randomness = Arc::new(SeededRandomness::new(log.head()));
-    let options = IndexOptions { writable, read_mode: mode, limits, randomness };
+    let options = IndexOptions { writable, owner: None, read_mode: mode, limits, randomness };
     let seed = KeySeed::of(STORE).colliding(mask);
     Index::open_with(Arc::new(disk.clone()), STORE, seed, options, &log.spans(), log, &mut |_| {})
 }

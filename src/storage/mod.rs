@@ -43,6 +43,9 @@ pub(crate) use memory::MemoryDisk;
 #[cfg(feature = "metrics")]
 pub(crate) use observed::ObservedDisk;
 pub(crate) use owner::Owner;
+#[cfg(test)]
+#[cfg(all(unix, not(miri)))]
+pub(crate) use owner::holds_in_a_fork;
 pub(crate) use published::{FileWriter, PublishedFile, ReadMode};
 pub(crate) use real::RealDisk;
 #[cfg(test)]

@@ -76,23 +76,25 @@ fn map_page() -> Option<&'static AtomicU64> {
     None
 }
 
+/// Runs a check in a process that is forked from this one, and says whether it held.
+#[cfg(test)]
+#[cfg(all(unix, not(miri)))]
+pub(crate) fn holds_in_a_fork(check: impl Fn() -> bool + Send + Sync + 'static) -> bool {
+    use std::os::unix::process::CommandExt;
+
+    let told = move || if check() { Ok(()) } else { Err(std::io::ErrorKind::Other.into()) };
+    let mut command = std::process::Command::new("true");
+    // SAFETY: what runs between fork and exec needs no lock but those of the allocator, which a fork leaves in order, and
+    // those that the test itself holds or that belong to what it has made.
+    let command = unsafe { command.pre_exec(told) };
+    command.status().is_ok_and(|status| status.success())
+}
+
 #[cfg(test)]
 #[cfg(all(unix, not(miri)))]
 mod tests {
-    use std::io;
-    use std::os::unix::process::CommandExt;
-    use std::process::Command;
-
+    use super::holds_in_a_fork as fork;
     use super::*;
-
-    /// Runs a check in a process that was forked from this one.
-    fn fork(check: impl Fn() -> bool + Send + Sync + 'static) -> bool {
-        let told = move || if check() { Ok(()) } else { Err(io::ErrorKind::Other.into()) };
-        let mut command = Command::new("true");
-        // SAFETY: what runs between fork and exec reads and writes a few numbers, and takes no lock.
-        let command = unsafe { command.pre_exec(told) };
-        command.status().is_ok_and(|status| status.success())
-    }
 
     #[test]
     fn a_forked_process_is_not_the_one_it_was_forked_from() {

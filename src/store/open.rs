@@ -14,7 +14,7 @@ use crate::index::{self, IndexOptions, KeySeed, WindowLimits};
 use crate::limits::COMMIT_BYTES_MAX;
 use crate::log::{Follower, Log, OVERHEAD_BYTES, Opening, Recovered};
 use crate::observe;
-use crate::storage::Disk;
+use crate::storage::{Disk, Owner};
 use crate::sync::Mutex;
 use crate::types::Position;
 
@@ -80,8 +80,8 @@ impl Store {
         let recovered = opened.recovered;
         // The state times its syncs itself.
         let state = StateSlot::new(&bare, &options, Arc::clone(&signal), true);
-        let mut inner = Inner::new(disk, &options, opened.log, Side::Writing(Box::new(opened.appender)), state)?;
-        inner.owner = lock.owner();
+        let side = Side::Writing(Box::new(opened.appender));
+        let inner = Inner::new(disk, &options, opened.log, side, state, lock.owner())?;
         let indexed_events = inner.rebuilt + inner.index_tail(inner.log.visible())?;
         let report = report_of(&recovered, &inner, indexed_events);
         observe::opened(&inner.disk.locate(""), report.cut_bytes, report.indexed_events);
@@ -105,7 +105,7 @@ impl Store {
         let log = Arc::clone(follower.log());
         let side = Side::Reading { follower: Box::new(follower), windows_max: Mutex::new(FULL_WINDOWS_MAX) };
         let state = StateSlot::new(&disk, &options, Arc::new(Signal::new()), false);
-        let inner = Inner::new(disk, &options, log, side, state)?;
+        let inner = Inner::new(disk, &options, log, side, state, None)?;
         let indexed_events = inner.rebuilt + inner.index_tail(inner.log.visible())?;
         let report = OpenReport { unconfirmed_events: unconfirmed, indexed_events, ..OpenReport::default() };
         let attachments = Attachments::default();
@@ -147,11 +147,19 @@ fn report_of(recovered: &Recovered, inner: &Inner, indexed_events: u64) -> OpenR
 }
 
 impl Inner {
-    fn new(disk: Arc<dyn Disk>, options: &Options, log: Arc<Log>, side: Side, state: StateSlot) -> Result<Self> {
+    fn new(
+        disk: Arc<dyn Disk>,
+        options: &Options,
+        log: Arc<Log>,
+        side: Side,
+        state: StateSlot,
+        owner: Option<Owner>,
+    ) -> Result<Self> {
         let limits =
             WindowLimits { bytes_max: options.index_memory_bytes_max, log_bytes_max: options.index_tail_bytes_max };
         let index_options = IndexOptions {
             writable: matches!(side, Side::Writing(_)),
+            owner,
             read_mode: options.storage_mode(),
             limits,
             randomness: Arc::clone(&options.randomness),
@@ -166,7 +174,7 @@ impl Inner {
         let index = open_index(&disk, &log, index_options, &mut progress)?;
         Ok(Self {
             disk,
-            owner: None,
+            owner,
             seed: KeySeed::of(log.store()),
             log,
             index,

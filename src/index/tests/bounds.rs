@@ -8,7 +8,7 @@ const NO_LIMITS: WindowLimits = WindowLimits { bytes_max: usize::MAX, log_bytes_
 
 fn open_on(disk: &(impl Disk + Clone + 'static), limits: WindowLimits, writable: bool) -> Index {
     let randomness = Arc::new(SeededRandomness::new(1));
-    let options = IndexOptions { writable, read_mode: ReadMode::Pread, limits, randomness };
+    let options = IndexOptions { writable, owner: None, read_mode: ReadMode::Pread, limits, randomness };
     let log = FakeLog::new();
     Index::open(Arc::new(disk.clone()), STORE, options, &log.spans(), &log, &mut |_| {}).unwrap()
 }

@@ -172,6 +172,28 @@ fn a_reader_repairs_in_memory_and_writes_nothing() {
     world.check();
 }
 
+/// Found by review. It wrote beside the process that it was forked from, and waited for ever for the locks of its threads.
+#[test]
+#[cfg(all(unix, not(miri)))]
+fn a_fork_repairs_in_memory_and_waits_for_nobody() {
+    let world = closed_world(48);
+    let World { disk, log, mut index, .. } = world;
+    index.options.owner = Some(crate::storage::Owner::this_process());
+    let files: Vec<_> = files_in_use(&index).into_iter().map(|path| (contents(&disk, &path), path)).collect();
+    let faults = [fault_of_positions(&index, 1), fault_of(&run_at(&index, 0))];
+    let index = Arc::new(index);
+    let copy = Arc::clone(&index);
+    let _spilling = index.spilling.lock();
+    let _merging = index.merging.lock();
+    assert!(crate::storage::holds_in_a_fork(move || {
+        let is_repaired = faults.iter().all(|fault| copy.repair(fault, &log).is_ok());
+        let view = copy.view();
+        let is_in_memory =
+            matches!(view.positions_of(1), Positions::Memory(_)) && view.sources[0].as_window().is_some();
+        is_repaired && is_in_memory && files.iter().all(|(bytes, path)| contents(&disk, path) == *bytes)
+    }));
+}
+
 /// Its name has to be durable before the damaged file is removed.
 #[test]
 fn what_a_repair_makes_is_durable() {
