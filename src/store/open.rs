@@ -79,7 +79,7 @@ impl Store {
         };
         let recovered = opened.recovered;
         // The state times its syncs itself.
-        let state = StateSlot::new(&bare, &options, Arc::clone(&signal), true);
+        let state = StateSlot::new(&bare, &options, Arc::clone(&signal), true, lock.owner());
         let side = Side::Writing(Box::new(opened.appender));
         let inner = Inner::new(disk, &options, opened.log, side, state, lock.owner())?;
         let indexed_events = inner.rebuilt + inner.index_tail(inner.log.visible())?;
@@ -104,7 +104,7 @@ impl Store {
         };
         let log = Arc::clone(follower.log());
         let side = Side::Reading { follower: Box::new(follower), windows_max: Mutex::new(FULL_WINDOWS_MAX) };
-        let state = StateSlot::new(&disk, &options, Arc::new(Signal::new()), false);
+        let state = StateSlot::new(&disk, &options, Arc::new(Signal::new()), false, None);
         let inner = Inner::new(disk, &options, log, side, state, None)?;
         let indexed_events = inner.rebuilt + inner.index_tail(inner.log.visible())?;
         let report = OpenReport { unconfirmed_events: unconfirmed, indexed_events, ..OpenReport::default() };

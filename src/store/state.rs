@@ -6,11 +6,11 @@
 //! never keeps the store that it belongs to from working.
 //!
 //! Lock order: the compaction, then the slot. The slot is held shared while the state is used and exclusively while
-//! old segments go away, so that nobody is led to a place that is gone.
+//! old segments go away, so that nobody is led to a place that is gone. A process that was forked has a slot of its own.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::{RwLock, RwLockReadGuard};
@@ -28,7 +28,7 @@ use crate::index::{Direction, KeyKind};
 use crate::limits::{CONDITIONS_PER_COMMIT_MAX, STATE_KEY_BYTES_MAX};
 use crate::log::Growth;
 use crate::randomness::event_id;
-use crate::storage::{Access, Disk, SubDisk};
+use crate::storage::{Access, Disk, Owner, SubDisk};
 use crate::sync::Mutex;
 use crate::sync::atomic::AtomicBool;
 use crate::types::{Durability, EventId, Position, category_of};
@@ -125,7 +125,7 @@ impl Store {
 
 impl State {
     /// The value of a key; `None` if it has none. On a store that is open for reading, the newest that is known to be
-    /// synced.
+    /// synced. In a process that was forked, the one that it had at the fork, or a newer one that is known to be synced.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the key is empty or too long; [`Error::Corrupt`] or [`Error::Io`] if it cannot be read.
@@ -171,8 +171,8 @@ impl State {
     ///
     /// # Errors
     /// [`Error::Invalid`] if it has no change or breaks a limit; [`Error::Conflict`] with every key that is not as
-    /// expected, and nothing was changed; [`Error::ReadOnly`] on a store that is open for reading; those of
-    /// [`Store::send`].
+    /// expected, and nothing was changed; [`Error::ReadOnly`] on a store that is open for reading, and [`Error::Locked`] in
+    /// a process that was forked from the one that has it open for writing; those of [`Store::send`].
     pub fn write(&self, batch: StateBatch) -> Result<StateWritten> {
         batch.check()?;
         self.slot().change(|state| state.write_state(batch))
@@ -286,8 +286,12 @@ pub(super) struct StateSlot {
     /// That of the store's background thread, which does the state's work as well.
     signal: Arc<Signal>,
     writable: bool,
+    /// The process that has the store open for writing.
+    owner: Option<Owner>,
     slot: RwLock<Slot>,
     compaction: Mutex<Compaction>,
+    /// What a process that was forked from that one reads through.
+    inherited: OnceLock<Box<StateSlot>>,
 }
 
 #[derive(Debug)]
@@ -299,7 +303,13 @@ enum Slot {
 }
 
 impl StateSlot {
-    pub(super) fn new(disk: &Arc<dyn Disk>, options: &Options, signal: Arc<Signal>, writable: bool) -> Self {
+    pub(super) fn new(
+        disk: &Arc<dyn Disk>,
+        options: &Options,
+        signal: Arc<Signal>,
+        writable: bool,
+        owner: Option<Owner>,
+    ) -> Self {
         let options = Options {
             segment_bytes_first: SEGMENT_BYTES_FIRST.min(options.segment_bytes_first),
             segment_bytes_max: SEGMENT_BYTES_MAX,
@@ -316,13 +326,53 @@ impl StateSlot {
             options,
             signal,
             writable,
+            owner,
             slot: RwLock::new(Slot::Unused),
             compaction: Mutex::new(Compaction::default()),
+            inherited: OnceLock::new(),
+        }
+    }
+
+    /// Whether this process was forked from the one that has the store open for writing.
+    fn is_inherited(&self) -> bool {
+        self.owner.is_some_and(|owner| !owner.is_this_process())
+    }
+
+    /// The slot that a process which was forked reads through. A thread of the other process may hold the lock of this one
+    /// for ever, so it is only tried: what was open at the fork is read as it was, and anything else beside the writer.
+    fn inherited(&self) -> &StateSlot {
+        self.inherited.get_or_init(|| {
+            let slot = match self.slot.try_read().as_deref() {
+                Some(Slot::Open(store)) => Slot::Open(store.clone()),
+                Some(Slot::Closed) => Slot::Closed,
+                Some(Slot::Unused) | None => Slot::Unused,
+            };
+            Box::new(StateSlot {
+                disk: Arc::clone(&self.disk),
+                options: self.options.clone(),
+                signal: Arc::new(Signal::new()),
+                writable: false,
+                owner: None,
+                slot: RwLock::new(slot),
+                compaction: Mutex::new(Compaction::default()),
+                inherited: OnceLock::new(),
+            })
+        })
+    }
+
+    fn check_writable(&self) -> Result<()> {
+        match self.writable {
+            true if self.is_inherited() => Err(Error::Locked { path: self.disk.locate("") }),
+            true => Ok(()),
+            false => Err(Error::ReadOnly),
         }
     }
 
     /// Opens the state if it is not open; `false` if there is none and `create` is not set.
     fn open(&self, create: bool) -> Result<bool> {
+        if self.is_inherited() {
+            return self.inherited().open(false);
+        }
         let mut slot = self.slot.write();
         match &*slot {
             Slot::Open(store) if self.writable || !is_outrun(&store.handle.inner) => return Ok(true),
@@ -347,6 +397,9 @@ impl StateSlot {
 
     /// Looks something up; the default where there is no state yet.
     pub(super) fn look<T: Default>(&self, look: impl Fn(&Arc<Inner>) -> Result<T>) -> Result<T> {
+        if self.is_inherited() {
+            return self.inherited().look(look);
+        }
         loop {
             if let Slot::Open(store) = &*self.slot.read() {
                 let inner = &store.handle.inner;
@@ -363,9 +416,7 @@ impl StateSlot {
 
     /// Changes something, on a state that is created if there is none.
     pub(super) fn change<T>(&self, change: impl FnOnce(&Arc<Inner>) -> Result<T>) -> Result<T> {
-        if !self.writable {
-            return Err(Error::ReadOnly);
-        }
+        self.check_writable()?;
         loop {
             let opened = RwLockReadGuard::try_map(self.slot.read(), |slot| match slot {
                 Slot::Open(store) => Some(store),
@@ -382,9 +433,7 @@ impl StateSlot {
     /// Makes what was looked up as good as if it had been written now: nothing is in doubt that a later open might find
     /// behind it, and it is as durable.
     fn stand_by(&self) -> Result<()> {
-        if !self.writable {
-            return Err(Error::ReadOnly);
-        }
+        self.check_writable()?;
         let Some(store) = self.opened() else { return Ok(()) };
         let appender = store.handle.inner.appender()?;
         drop(appender.turn()?);
@@ -442,6 +491,9 @@ impl StateSlot {
 
     /// Closes the state with its store.
     pub(super) fn close(&self) -> Result<()> {
+        if self.is_inherited() {
+            return self.inherited().close();
+        }
         let mut slot = self.slot.write();
         match &*slot {
             Slot::Open(store) => store.handle.close(),
@@ -675,6 +727,31 @@ mod tests {
         assert_eq!(reader.state().unwrap().get("a").unwrap().as_deref(), Some(&b"1"[..]));
         let store = open(disk);
         assert_eq!(store.state().unwrap().get("a").unwrap().as_deref(), Some(&b"1"[..]));
+    }
+
+    /// Found by review. Who asked for the state in a forked process waited for ever for a thread that was writing to it, or
+    /// opening it, at the fork.
+    #[test]
+    #[cfg(all(unix, not(miri)))]
+    fn a_fork_waits_for_no_thread_that_was_using_the_state() {
+        let directory = crate::storage::scratch();
+        let store = Options::new().without_background_work().open(directory.path()).unwrap();
+        store.state().unwrap().put("a", "1").unwrap();
+        let reads = |store: Store| {
+            crate::storage::holds_in_a_fork(move || {
+                let Ok(state) = store.state() else { return false };
+                let is_found = state.get("a").is_ok_and(|value| value.as_deref() == Some(b"1"));
+                is_found && matches!(state.put("a", "2"), Err(Error::Locked { .. })) && store.clone().close().is_ok()
+            })
+        };
+        let slot = &store.handle.inner.state.slot;
+        let writing = slot.read();
+        assert!(reads(store.clone()));
+        drop(writing);
+        let opening = slot.write();
+        assert!(reads(store.clone()));
+        drop(opening);
+        store.state().unwrap().put("a", "3").unwrap();
     }
 
     /// No space for the state is no lack of space for what has its space already.
