@@ -8,7 +8,8 @@ use crate::log::LOG_DIR;
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Condition {
-    /// Whether it takes appends: it was opened for writing, is not closed, and no write or sync has failed.
+    /// Whether it takes appends: it was opened for writing, by this process and not by one that it was forked from, is not
+    /// closed, and no write or sync has failed.
     pub is_writable: bool,
     /// The write or sync that failed, after which it takes no more appends until it is opened again.
     pub failure: Option<Error>,
@@ -32,11 +33,13 @@ impl Store {
     /// [`Error::Io`] if the operating system does not tell the free space.
     pub fn condition(&self) -> Result<Condition> {
         let inner = &self.handle.inner;
-        let failure = match &inner.side {
-            Side::Writing(appender) => appender.failure(),
-            Side::Reading { .. } => None,
+        // In a forked process a thread that was not forked with it may hold the locks behind this for ever.
+        let (failure, is_running) = match &inner.side {
+            Side::Writing(appender) if !inner.is_inherited() => {
+                (appender.failure(), matches!(*self.handle.phase.lock(), Phase::Running(_)))
+            }
+            Side::Writing(_) | Side::Reading { .. } => (None, false),
         };
-        let is_running = matches!(*self.handle.phase.lock(), Phase::Running(_));
         let failed = |error| Error::io("ask for the free space of", inner.disk.locate(LOG_DIR), error);
         let free_bytes = inner.disk.free_bytes().map_err(failed)?;
         Ok(Condition { is_writable: is_running && failure.is_none(), failure, free_bytes })

@@ -17,6 +17,9 @@ mod event;
 mod faults;
 #[cfg(feature = "testing")]
 mod faulty;
+#[cfg(test)]
+#[cfg(all(unix, not(miri)))]
+mod forks;
 mod group;
 mod history;
 mod hold;
@@ -130,7 +133,8 @@ enum Phase {
 #[derive(Debug)]
 struct Running {
     worker: Option<maintenance::Worker>,
-    lock: Lock,
+    /// Held for its drop.
+    _lock: Lock,
 }
 
 /// The store itself. Reads hold it, and can outlive the handle: what they read does not change.
@@ -333,7 +337,8 @@ impl Store {
     }
 
     /// Closes the store for all its clones: syncs everything, and ends background work. Later appends fail with
-    /// [`Error::Closed`]; reads that were begun go on. Whoever closes it again, through a clone, is told the same.
+    /// [`Error::Closed`]; reads that were begun go on. Whoever closes it again, through a clone, is told the same. In a
+    /// process that was forked from the one that has it open, it is closed for that process alone, and nothing is synced.
     ///
     /// # Errors
     /// [`Error::Io`] if the last sync fails; the store is closed all the same. What was acknowledged as synced is safe.
@@ -344,6 +349,9 @@ impl Store {
 
 impl Handle {
     fn close(&self) -> Result<()> {
+        if self.inner.is_inherited() {
+            return self.abandon();
+        }
         let closed = self.finish();
         self.inner.log.watchers().close();
         closed
@@ -363,15 +371,17 @@ impl Handle {
         *phase = Phase::Closed(closed.clone());
         closed
     }
-}
 
-impl Running {
-    /// Lets go of what belongs to the process that this one was forked from. Its thread was not forked with it, and
-    /// nobody would come back who waits for that.
-    fn abandon(self) {
-        let Self { worker, lock } = self;
-        std::mem::forget(worker);
-        drop(lock);
+    /// Lets go of what belongs to the process that this one was forked from. A thread of that one which was closing the
+    /// store holds the lock for ever here, and has taken what there is to let go of.
+    fn abandon(&self) -> Result<()> {
+        let state_closed = self.inner.state.close();
+        let Some(mut phase) = self.phase.try_lock() else { return state_closed };
+        if let Phase::Closed(closed) = &*phase {
+            return closed.clone();
+        }
+        *phase = Phase::Closed(Ok(()));
+        state_closed
     }
 }
 
@@ -385,10 +395,6 @@ impl Drop for Handle {
 impl Inner {
     /// Ends what runs, and lets go of the lock: nothing is written in the directory after that.
     fn finish(&self, mut running: Running) -> Result<()> {
-        if self.is_inherited() {
-            running.abandon();
-            return Ok(());
-        }
         self.index.stop_merging();
         self.state.stop_merging();
         if let Some(worker) = &mut running.worker {

@@ -87,7 +87,7 @@ impl Store {
         observe::opened(&inner.disk.locate(""), report.cut_bytes, report.indexed_events);
         let inner = Arc::new(inner);
         let worker = options.background.then(|| Worker::start(&inner, &signal)).transpose()?;
-        let phase = Mutex::new(Phase::Running(Running { worker, lock }));
+        let phase = Mutex::new(Phase::Running(Running { worker, _lock: lock }));
         let handle = Handle { inner, phase, report, attachments: Attachments::default() };
         Ok(Store { handle: Arc::new(handle), metadata: None, guard: None })
     }

@@ -15,7 +15,8 @@ use crate::randomness::Randomness;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::types::{Durability, Position};
 
-/// Tells when the visible or the synced head of a store has moved, or the latter alone, or the store was closed or takes no more appends.
+/// Tells when the visible or the synced head of a store has moved, or the latter alone, or the store was closed or takes no
+/// more appends. In a process that was forked, the heads of a store that it has inherited stay where they were.
 ///
 /// ```
 /// use annals::{ExpectedVersion, NewEvent, Store};
@@ -72,6 +73,8 @@ impl Store {
         let inner = Arc::clone(&self.handle.inner);
         let signal = Arc::new(Signal::new());
         match &inner.side {
+            // Nobody here would tell it anything, and a thread that was not forked may hold the locks for ever.
+            Side::Writing(_) if inner.is_inherited() => {}
             Side::Writing(appender) => appender.watch(watched, &signal),
             Side::Reading { .. } => inner.log.watch(watched, &signal),
         }
@@ -108,9 +111,9 @@ impl Watch {
     /// it was raised. Look at the heads first: what was raised before the watch began is not told.
     ///
     /// # Errors
-    /// [`Error::Closed`] if the store is closed and [`Error::Poisoned`] if it takes no more appends, once everything that
-    /// happened before was told: nothing will come any more. [`Error::Corrupt`] or [`Error::Io`] if a reader cannot follow
-    /// its writer.
+    /// [`Error::Closed`] if the store is closed, [`Error::Poisoned`] if it takes no more appends, and [`Error::Locked`] if it
+    /// is that of the process that this one was forked from, once everything that happened before was told: nothing will
+    /// come any more. [`Error::Corrupt`] or [`Error::Io`] if a reader cannot follow its writer.
     pub fn wait(&self, deadline: Option<Duration>) -> Result<bool> {
         // In this order: what was told before the end is then seen here.
         let end = self.end();
@@ -128,13 +131,17 @@ impl Watch {
         }
     }
 
-    /// Why nothing will come any more, if so: [`Error::Closed`] or [`Error::Poisoned`]. Unlike [`wait`](Self::wait) it says
-    /// so at once, though what happened before may not have been told yet.
+    /// Why nothing will come any more, if so: [`Error::Closed`], [`Error::Poisoned`] or [`Error::Locked`]. Unlike
+    /// [`wait`](Self::wait) it says so at once, though what happened before may not have been told yet.
     pub fn end(&self) -> Option<Error> {
         if self.inner.log.watchers().is_closed() {
             return Some(Error::Closed);
         }
-        let failure = self.inner.appender().ok()?.failure();
+        let failure = match self.inner.appender() {
+            Ok(appender) => appender.failure(),
+            Err(Error::ReadOnly) => None,
+            Err(locked) => return Some(locked),
+        };
         failure.map(|cause| Error::Poisoned { cause: Box::new(cause) })
     }
 
@@ -161,7 +168,9 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.inner.log.watchers().remove(&self.signal);
+        if !self.inner.is_inherited() {
+            self.inner.log.watchers().remove(&self.signal);
+        }
     }
 }
 

@@ -162,6 +162,12 @@ impl<T> Mutex<T> {
         MutexGuard { mutex: self, data: Some(self.data.lock()), pass }
     }
 
+    /// Waits for the gate all the same: what is explored ends.
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        let pass = self.gate.enter();
+        Some(MutexGuard { mutex: self, data: Some(self.data.try_lock()?), pass })
+    }
+
     #[cfg(feature = "tokio")]
     pub(crate) fn get_mut(&mut self) -> &mut T {
         self.data.get_mut()

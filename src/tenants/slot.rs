@@ -111,6 +111,8 @@ impl SlotState {
         match open.watch.end() {
             // One of its users closed it, for all.
             Some(Error::Closed) => self.other_leases.push(open.lease),
+            // What a process inherits it can read, and could not open again.
+            Some(Error::Locked { .. }) => self.open = Some(open),
             Some(_) if open.lease.strong_count() == 0 => drop(open.store.close()),
             Some(_) | None => self.open = Some(open),
         }

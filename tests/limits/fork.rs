@@ -4,11 +4,13 @@
 #![allow(unsafe_code, reason = "what runs between fork and exec")]
 
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Mutex;
 
-use annals::{Error, ExpectedVersion, NewEvent, Query, Result, Store};
+use annals::{Error, ExpectedVersion, NewEvent, NewSnapshot, Options, Query, Result, SnapshotQuery, Store};
 
 use super::alone::{Held, alone};
 use super::support::directory;
@@ -59,6 +61,128 @@ fn a_forked_process_reads_and_changes_nothing() {
     });
 }
 
+/// Found by review. A child opened a state that had not been used, repaired and changed it, and locked it for the process
+/// that the store belongs to.
+#[test]
+fn a_forked_process_does_not_open_a_state_for_writing_that_was_not_used() {
+    alone("fork::a_forked_process_does_not_open_a_state_for_writing_that_was_not_used", || {
+        let directory = directory();
+        let (path, backup) = (directory.path().join("store"), directory.path().join("backup"));
+        let store = Store::open(&path).unwrap();
+        let opened = store.append("counter-1", ExpectedVersion::NoStream, event()).unwrap();
+        store.state().unwrap().put("key", "value").unwrap();
+        store.save_snapshot(&NewSnapshot::raw("counter-1", opened.version(), "1")).unwrap();
+        store.close().unwrap();
+        let store = Store::open(&path).unwrap();
+        let before = files(&path);
+        let (copy, target) = (store.clone(), backup.clone());
+        assert!(holds_in_a_fork(move || {
+            let Ok(state) = copy.state() else { return false };
+            let is_read = state.get("key").is_ok_and(|value| value.as_deref() == Some(b"value"));
+            let snapshot = copy.load_snapshot("counter-1", SnapshotQuery::new());
+            let is_loaded = snapshot.is_ok_and(|lookup| lookup.snapshot.is_some());
+            let refused =
+                [is_locked(state.put("key", "other")), is_locked(state.delete("none")), is_locked(state.sync())];
+            is_read && is_loaded && refused == [true; 3] && copy.backup(&target).is_ok()
+        }));
+        assert!(files(&path) == before, "the fork has written");
+        let backed_up = Store::open_read_only(&backup).unwrap().state().unwrap();
+        assert_eq!(backed_up.get("key").unwrap().as_deref(), Some(&b"value"[..]));
+        store.state().unwrap().put("key", "newer").unwrap();
+        store.close().unwrap();
+        assert!(annals::verify(&path, &mut |_| {}).unwrap().problems.is_empty());
+    });
+}
+
+/// Found by review. A child that met a damaged page of the index made, renamed and removed files beside the process that
+/// the store belongs to.
+#[test]
+fn a_forked_process_repairs_the_index_for_itself_alone() {
+    alone("fork::a_forked_process_repairs_the_index_for_itself_alone", || {
+        let directory = directory();
+        let path = directory.path().to_owned();
+        let open = || Options::new().index_tail_bytes_max(3000).without_background_work().open(&path).unwrap();
+        let store = open();
+        for _ in 0..100 {
+            store.append("counter-1", ExpectedVersion::Any, event()).unwrap();
+        }
+        store.maintain().unwrap();
+        store.close().unwrap();
+        let store = open();
+        damage_runs(&path.join("index"));
+        let before = files(&path);
+        let count = |store: &Store| store.read(Query::stream("counter-1")).count();
+        let copy = store.clone();
+        assert!(holds_in_a_fork(move || count(&copy).is_ok_and(|count| count == 100)));
+        assert!(files(&path) == before, "the fork has written");
+        assert_eq!(count(&store).unwrap(), 100);
+        assert!(files(&path) != before, "nothing was damaged that is read");
+    });
+}
+
+/// Found by review. It waited for ever: nobody there would have raised it.
+#[test]
+fn a_forked_process_does_not_wait_for_what_never_comes() {
+    alone("fork::a_forked_process_does_not_wait_for_what_never_comes", || {
+        let directory = directory();
+        let store = Store::open(directory.path()).unwrap();
+        let (copy, watch) = (store.clone(), store.watch());
+        assert!(holds_in_a_fork(move || {
+            let ends = |watch: &annals::Watch| watch.wait(None).is_ok() && is_locked(watch.wait(None));
+            ends(&watch) && ends(&copy.watch()) && copy.condition().is_ok_and(|condition| !condition.is_writable)
+        }));
+        assert!(store.condition().unwrap().is_writable);
+    });
+}
+
+/// A store that nobody has at the moment is lent as it was inherited: it could not be opened again.
+#[test]
+fn a_forked_process_reads_the_stores_of_tenants_and_deletes_none() {
+    alone("fork::a_forked_process_reads_the_stores_of_tenants_and_deletes_none", || {
+        let directory = directory();
+        let tenants = std::sync::Arc::new(annals::Tenants::open(directory.path()).unwrap());
+        let append = || tenants.store("acme").unwrap().append("counter-1", ExpectedVersion::Any, event());
+        append().unwrap();
+        let copy = std::sync::Arc::clone(&tenants);
+        assert!(holds_in_a_fork(move || {
+            let count = || copy.store("acme").and_then(|store| store.read(Query::all()).count());
+            let is_read = [count(), count()].iter().all(|count| matches!(count, Ok(1)));
+            is_read && is_locked(copy.delete("acme", std::time::Duration::ZERO))
+        }));
+        append().unwrap();
+        assert_eq!(tenants.store("acme").unwrap().read(Query::all()).count().unwrap(), 2);
+    });
+}
+
+/// The threads of a process are not forked with it. Who dropped what waits for their end, or awaited what they would do,
+/// never came back.
+#[test]
+fn a_forked_process_waits_for_no_thread_of_the_other_one() {
+    alone("fork::a_forked_process_waits_for_no_thread_of_the_other_one", || {
+        let directory = directory();
+        let store = Store::open(directory.path()).unwrap();
+        let appended = |store: &Store| {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(store.append_async("counter-1", ExpectedVersion::Any, event())).map_err(Error::from)
+        };
+        let handler = store.react("counting", |_| Ok(())).start().unwrap();
+        let position = appended(&store).unwrap().last_position();
+        handler.wait_for(position).unwrap();
+        let later = annals::Position::new(position.number() + 1).unwrap();
+        let events = store.follow(Query::all()).subscribe().into_stream().unwrap();
+        let inherited = Mutex::new(Some((store.clone(), handler, events)));
+        assert!(holds_in_a_fork(move || {
+            let Some((store, handler, events)) = inherited.lock().unwrap().take() else { return false };
+            let is_refused = is_locked(appended(&store));
+            let has_ended = matches!(handler.wait_for(later), Err(Error::Stopped));
+            drop((handler, events));
+            is_refused && has_ended && store.close().is_ok()
+        }));
+        appended(&store).unwrap();
+        store.close().unwrap();
+    });
+}
+
 /// The lock is that of the process that took it: it is free when that one is done, whatever was forked from it.
 #[test]
 fn a_fork_does_not_keep_a_store_locked_that_was_closed() {
@@ -96,6 +220,17 @@ fn a_forked_process_opens_a_store_of_its_own() {
         let store = Store::open_existing(&own).unwrap();
         assert_eq!(store.read(Query::all()).count().unwrap(), 1);
     });
+}
+
+/// Changes a byte of each page of each run, behind the first page of it.
+fn damage_runs(index: &Path) {
+    let runs = std::fs::read_dir(index).unwrap().map(|entry| entry.unwrap().path());
+    for run in runs.filter(|path| path.extension().is_some_and(|extension| extension == "run")) {
+        let file = std::fs::File::options().write(true).open(&run).unwrap();
+        for page in (4096..file.metadata().unwrap().len()).step_by(4096) {
+            file.write_at(b"rot", page + 100).unwrap();
+        }
+    }
 }
 
 /// The files of a store with their bytes.
