@@ -246,7 +246,8 @@ impl Runner {
         let loaded = self.load(store, &mut *work)?;
         let driver = Driver::new(store, work, self.settings(), Arc::clone(shared), loaded)?;
         if self.begin != Begin::Start {
-            sync_checkpoint(store)?;
+            // If the checkpoint were lost with the power, it would begin elsewhere, and miss events.
+            store.state()?.sync_shown()?;
         }
         Ok(driver)
     }
@@ -314,20 +315,8 @@ impl Runner {
             Begin::After(position) => Some(position),
         };
         let point = position.map(|position| store.history_point(position)).transpose()?;
-        if position > store.synced_head()? {
-            // A checkpoint must not be of what a loss of power takes away.
-            store.sync()?;
-        }
+        store.sync_upto(position)?;
         Ok(Checkpoint::new(&self.name, point))
-    }
-}
-
-/// Makes the checkpoint durable that a handler goes on from. If it were lost with the power, one that does not begin at
-/// the beginning would begin elsewhere, and miss events. What a store that is open for reading shows is durable.
-fn sync_checkpoint(store: &Store) -> Result<()> {
-    match store.state()?.sync() {
-        Err(Error::ReadOnly) => Ok(()),
-        synced => synced,
     }
 }
 

@@ -308,6 +308,11 @@ impl Store {
         self.handle.inner.appender()?.sync()
     }
 
+    /// Makes everything up to `position` durable, before something is saved that would outlive it.
+    pub(crate) fn sync_upto(&self, position: Option<Position>) -> Result<()> {
+        if position > self.synced_head()? { self.sync() } else { Ok(()) }
+    }
+
     /// The id of the store.
     pub fn id(&self) -> StoreId {
         self.handle.inner.log.store()

@@ -197,6 +197,14 @@ impl State {
         self.slot().change(|state| state.appender()?.sync())
     }
 
+    /// Makes durable what can be looked up, before something is built on it. What a store that is open for reading shows is.
+    pub(crate) fn sync_shown(&self) -> Result<()> {
+        match self.sync() {
+            Err(Error::ReadOnly) => Ok(()),
+            synced => synced,
+        }
+    }
+
     fn slot(&self) -> &StateSlot {
         &self.store.handle.inner.state
     }

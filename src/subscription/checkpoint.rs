@@ -58,10 +58,7 @@ impl Checkpoints {
     /// Saves where a subscription begins. No loss of power undoes it: the subscription would begin elsewhere then.
     pub(super) fn begin(&self, position: Option<Position>) -> Result<()> {
         let point = self.point(position)?;
-        if position > self.store.synced_head()? {
-            // It would outlive what it is of.
-            self.store.sync()?;
-        }
+        self.store.sync_upto(position)?;
         self.write(point, Durability::Synced)
     }
 
@@ -69,12 +66,9 @@ impl Checkpoints {
         self.write(self.point(position)?, Durability::Os)
     }
 
-    /// Makes what was loaded durable. What a store that is open for reading shows is so.
+    /// Makes what was loaded durable.
     pub(super) fn sync(&self) -> Result<()> {
-        match self.state.sync() {
-            Err(Error::ReadOnly) => Ok(()),
-            synced => synced,
-        }
+        self.state.sync_shown()
     }
 
     /// Whoever deletes it means that, and does not want it back after a loss of power.

@@ -147,9 +147,8 @@ fn what_was_put_aside_outlives_the_power_as_its_checkpoint_elsewhere_does() {
     }
 }
 
-/// The run that wrote the letter ended before it had to sync it, and the next one found it written.
-#[test]
-fn what_an_earlier_run_put_aside_outlives_the_power_as_well() {
+/// A store that syncs on demand alone, and a handler that has parked its first event and stopped.
+fn parked_by_an_earlier_run() -> (FaultyDisk, Store, Place) {
     let disk = FaultyDisk::new(MemoryDisk::new());
     let options = Options::new().durability(Durability::Os).without_background_work();
     let store = Store::open_on(Arc::new(disk.clone()), options, true).unwrap();
@@ -157,6 +156,13 @@ fn what_an_earlier_run_put_aside_outlives_the_power_as_well() {
     let handler = place.start(&store, &OnError::park(), || ());
     handler.wait_for(append_bad(&store)).unwrap();
     handler.stop().unwrap();
+    (disk, store, place)
+}
+
+/// The run that wrote the letter ended before it had to sync it, and the next one found it written.
+#[test]
+fn what_an_earlier_run_put_aside_outlives_the_power_as_well() {
+    let (disk, store, place) = parked_by_an_earlier_run();
     place.start(&store, &OnError::park(), || ()).wait_for(append(&store, "a", 1)).unwrap();
     assert_put_aside(&disk, &(vec![1], vec![]));
 }
@@ -165,13 +171,7 @@ fn what_an_earlier_run_put_aside_outlives_the_power_as_well() {
 /// event that the new state has handled could be retried.
 #[test]
 fn what_was_forgotten_with_a_state_that_is_gone_stays_so_when_the_power_is_lost() {
-    let disk = FaultyDisk::new(MemoryDisk::new());
-    let options = Options::new().durability(Durability::Os).without_background_work();
-    let store = Store::open_on(Arc::new(disk.clone()), options, true).unwrap();
-    let place = Place::default();
-    let handler = place.start(&store, &OnError::park(), || ());
-    handler.wait_for(append_bad(&store)).unwrap();
-    handler.stop().unwrap();
+    let (disk, store, place) = parked_by_an_earlier_run();
     store.sync().unwrap();
     store.state().unwrap().sync().unwrap();
     assert_put_aside(&disk, &(vec![1], vec![]));

@@ -137,17 +137,22 @@ fn an_event_that_fails_leaves_nothing_behind() {
     }
 }
 
+/// Applies events, those of one stream only once it works.
+fn set_once(works: &Arc<Mutex<bool>>) -> impl FnMut(&Connection, &Event<'_>) -> Result<(), HandlerError> + use<> {
+    let works = Arc::clone(works);
+    move |tables, event| {
+        if event.stream() == "late" && !*works.lock().map_err(|_| "poisoned")? {
+            return Err("not yet".into());
+        }
+        set(tables, event)
+    }
+}
+
 #[test]
 fn dead_letters_are_left_out_of_a_rebuild_and_can_be_retried_after_it() {
     let world = World::new();
     let works = Arc::new(Mutex::new(false));
-    let gate = Arc::clone(&works);
-    let apply = move |tables: &Connection, event: &Event<'_>| {
-        if event.stream() == "late" && !*gate.lock().map_err(|_| "poisoned")? {
-            return Err("not yet".into());
-        }
-        set(tables, event)
-    };
+    let apply = set_once(&works);
     let late = world.append("late", "x=1");
     world.append("late", "y=1");
     world.append("a", "z=1");
@@ -170,13 +175,7 @@ fn dead_letters_are_left_out_of_a_rebuild_and_can_be_retried_after_it() {
 fn what_a_dead_letter_has_changed_is_on_the_disk_before_the_letter_is_deleted() {
     let world = World::new();
     let works = Arc::new(Mutex::new(false));
-    let gate = Arc::clone(&works);
-    let apply = move |tables: &Connection, event: &Event<'_>| {
-        if event.stream() == "late" && !*gate.lock().map_err(|_| "poisoned")? {
-            return Err("not yet".into());
-        }
-        set(tables, event)
-    };
+    let apply = set_once(&works);
     world.append("late", "x=1");
     let builder = world.store.sql_projection_over("entries", world.path(), Query::all(), apply);
     let handle = world.run(builder.schema(SCHEMA).policy(OnError::park()));
