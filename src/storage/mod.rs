@@ -45,7 +45,7 @@ pub(crate) use observed::ObservedDisk;
 pub(crate) use owner::Owner;
 #[cfg(test)]
 #[cfg(all(unix, not(miri)))]
-pub(crate) use owner::holds_in_a_fork;
+pub(crate) use owner::{holds_in_a_fork, ran_alone};
 pub(crate) use published::{FileWriter, PublishedFile, ReadMode};
 pub(crate) use real::RealDisk;
 #[cfg(test)]

@@ -76,6 +76,26 @@ fn map_page() -> Option<&'static AtomicU64> {
     None
 }
 
+/// Runs the test that calls it again in a process of its own; whether it did. Beside other tests, a fork could find a lock
+/// held by one of their threads, and wait for ever.
+#[cfg(test)]
+#[cfg(all(unix, not(miri)))]
+pub(crate) fn ran_alone() -> bool {
+    const ALONE: &str = "ANNALS_TEST_ALONE";
+    let thread = std::thread::current();
+    // On the main thread there are no others.
+    let Some(name) = thread.name().filter(|name| *name != "main" && std::env::var_os(ALONE).is_none()) else {
+        return false;
+    };
+    let program = std::env::current_exe().expect("the tests are a program");
+    let mut command = std::process::Command::new(program);
+    let output = command.args(["--exact", name]).env(ALONE, "1").env("RUST_TEST_THREADS", "2").output();
+    let output = output.expect("it starts");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && told.contains("1 passed"), "{name}: {told}");
+    true
+}
+
 /// Runs a check in a process that is forked from this one, and says whether it held.
 #[cfg(test)]
 #[cfg(all(unix, not(miri)))]

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::{NewEvent, Options, Query, Store};
 use crate::error::{Error, ExpectedVersion};
-use crate::storage::holds_in_a_fork;
+use crate::storage::{holds_in_a_fork, ran_alone};
 
 fn open() -> (TempDir, Store) {
     let directory = crate::storage::scratch();
@@ -23,6 +23,9 @@ fn append(store: &Store) {
 /// that was closing it.
 #[test]
 fn a_fork_waits_for_no_thread_that_was_closing_the_store() {
+    if ran_alone() {
+        return;
+    }
     let (_directory, store) = open();
     let copy = store.clone();
     let closing = store.handle.phase.lock();
@@ -39,6 +42,9 @@ fn a_fork_waits_for_no_thread_that_was_closing_the_store() {
 /// Found by review. To begin to watch waited for ever for the thread that was making a segment.
 #[test]
 fn a_fork_waits_for_no_thread_that_was_making_a_segment() {
+    if ran_alone() {
+        return;
+    }
     let (_directory, store) = open();
     let copy = store.clone();
     let watch = store.watch();
@@ -55,6 +61,9 @@ fn a_fork_waits_for_no_thread_that_was_making_a_segment() {
 /// A store in memory is copied with everything else, but for its thread: who dropped it waited for that.
 #[test]
 fn a_fork_has_a_store_in_memory_for_itself() {
+    if ran_alone() {
+        return;
+    }
     let store = Store::in_memory().unwrap();
     append(&store);
     let last = Mutex::new(Some(store));

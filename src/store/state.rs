@@ -742,6 +742,9 @@ mod tests {
     #[test]
     #[cfg(all(unix, not(miri)))]
     fn a_fork_waits_for_no_thread_that_was_using_the_state() {
+        if crate::storage::ran_alone() {
+            return;
+        }
         let directory = crate::storage::scratch();
         let store = Options::new().without_background_work().open(directory.path()).unwrap();
         store.state().unwrap().put("a", "1").unwrap();
