@@ -95,7 +95,7 @@ impl Files {
             return Err(Unusable::Bad);
         }
         let seed = u32_at(page, 12);
-        Ok((PagedFile::new(file, id, self.disk.locate(&path), seed, pages), header))
+        Ok((PagedFile::new(Arc::clone(&self.disk), file, id, seed, pages), header))
     }
 
     /// Begins a file of so many pages.
@@ -140,6 +140,7 @@ impl Unusable {
 /// An immutable file of pages.
 #[derive(Debug)]
 pub(super) struct PagedFile {
+    disk: Arc<dyn Disk>,
     file: Arc<PublishedFile>,
     id: IndexFile,
     path: PathBuf,
@@ -158,12 +159,13 @@ struct CachedPage {
 }
 
 impl PagedFile {
-    fn new(file: Arc<PublishedFile>, id: IndexFile, path: PathBuf, seed: u32, pages: u64) -> Self {
+    fn new(disk: Arc<dyn Disk>, file: Arc<PublishedFile>, id: IndexFile, seed: u32, pages: u64) -> Self {
         let (bits, cached) = if file.is_mapped() { (pages, 0) } else { (0, CACHED_PAGES) };
         Self {
+            path: disk.locate(&id.path()),
+            disk,
             file,
             id,
-            path,
             seed,
             pages,
             verified: (0..bits.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
@@ -215,9 +217,32 @@ impl PagedFile {
         }
     }
 
-    /// Every fault of every page, read from the disk.
+    /// Every fault of every page, read from the disk by calls, so that a bad sector is an error even where files are
+    /// mapped. None of a file that is gone, or in whose place another one is.
     pub(super) fn verify(&self) -> Vec<IndexFault> {
-        (0..self.pages).filter_map(|number| self.read_page(number).err()?.fault().cloned()).collect()
+        let file = match self.opened() {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
+            Err(_) => return vec![self.located_fault(0, "a file of the index cannot be opened")],
+        };
+        if self.is_replaced(&*file) {
+            return Vec::new();
+        }
+        (0..self.pages).filter_map(|number| self.read_page(&*file, number).err()?.fault().cloned()).collect()
+    }
+
+    /// The file, for reading by calls: one that is mapped is not kept open.
+    fn opened(&self) -> io::Result<Arc<dyn File>> {
+        match self.file.file() {
+            Some(file) => Ok(Arc::clone(file)),
+            None => self.disk.open(&self.id.path(), Access::Read),
+        }
+    }
+
+    /// Whether a whole page 0 says that it is another file, which has taken the place of this one.
+    fn is_replaced(&self, file: &dyn File) -> bool {
+        let mut page = vec![0; PAGE_BYTES];
+        matches!(file.read_at(&mut page, 0), Ok(PAGE_BYTES)) && is_whole(&page, 0, 0) && u32_at(&page, 12) != self.seed
     }
 
     pub(super) fn fault(&self, offset: u64, reason: &'static str) -> IndexError {
@@ -249,7 +274,8 @@ impl PagedFile {
         match &mut *slot {
             Some(page) if page.number == number => Ok(array_at(&page.bytes, offset)),
             slot => {
-                let bytes = self.read_page(number)?;
+                let file = self.opened().map_err(|source| self.unreadable(number, source))?;
+                let bytes = self.read_page(&*file, number)?;
                 let element = array_at(&bytes, offset);
                 *slot = Some(CachedPage { number, bytes });
                 Ok(element)
@@ -257,20 +283,20 @@ impl PagedFile {
         }
     }
 
-    /// A page read by a call, so that a bad sector is an error even where files are mapped.
-    fn read_page(&self, number: u64) -> Result<Vec<u8>> {
+    fn read_page(&self, file: &dyn File, number: u64) -> Result<Vec<u8>> {
         let offset = number * PAGE_BYTES as u64;
         let mut bytes = vec![0; PAGE_BYTES];
-        let unopened = || Err(io::ErrorKind::Unsupported.into());
-        match self.file.file().map_or_else(unopened, |file| file.read_at(&mut bytes, offset)) {
+        match file.read_at(&mut bytes, offset) {
             Ok(PAGE_BYTES) if is_whole(&bytes, self.seed, number) || sabotaged(Sabotage::TrustIndexPage) => Ok(bytes),
             Ok(PAGE_BYTES) => Err(self.fault(offset, "the checksum of an index page does not match")),
             Ok(_) => Err(self.fault(offset, "an index file is shorter than it was")),
-            Err(source) => {
-                let fault = self.located_fault(offset, "a page of the index cannot be read");
-                Err(IndexError::Unreadable(Box::new(Unreadable { fault, source: source.into() })))
-            }
+            Err(source) => Err(self.unreadable(number, source)),
         }
+    }
+
+    fn unreadable(&self, number: u64, source: io::Error) -> IndexError {
+        let fault = self.located_fault(number * PAGE_BYTES as u64, "a page of the index cannot be read");
+        IndexError::Unreadable(Box::new(Unreadable { fault, source: source.into() }))
     }
 }
 
@@ -547,6 +573,25 @@ pub(super) mod tests {
             assert_eq!((fault.file, fault.offset), (FILE, 3 * PAGE_BYTES as u64));
             assert_eq!(file.verify(), [*fault]);
         }
+    }
+
+    /// A map is not kept open, and its file is opened again to be verified: another one may have its name by then.
+    #[test]
+    fn what_took_the_place_of_a_mapped_file_is_not_its_damage() {
+        let (disk, files) = files(ReadMode::Map);
+        let seed = write(&files);
+        let file = open(&files).unwrap();
+        disk.remove(&FILE.path()).unwrap();
+        assert_eq!(file.verify(), []);
+        let seed_of_other = write(&files);
+        assert_ne!(seed, seed_of_other);
+        assert_eq!(file.verify(), []);
+        assert_eq!(file.number(&NUMBERS, 39_999).unwrap(), 39_999);
+        let mut bytes = contents(&disk, &FILE.path());
+        bytes[3 * PAGE_BYTES + 77] ^= 4;
+        replace(&disk, &FILE.path(), &bytes);
+        assert_eq!(file.verify(), []);
+        assert_eq!(open(&files).unwrap().verify().len(), 1);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::run::Run;
 use super::window::FrameAt;
 use crate::error::Error;
 use crate::format::page::PAGE_BYTES;
-use crate::format::positions::{Checkpoint, ZONE_POSITIONS, Zone};
+use crate::format::positions::{Checkpoint, PositionsHeader, ZONE_POSITIONS, Zone};
 use crate::randomness::SystemRandomness;
 use crate::storage::{Disk, ReadMode};
 use crate::types::StoreId;
@@ -37,11 +37,14 @@ pub(crate) struct IndexProblem {
 
 /// The files of an index while the log is read beside them.
 pub(crate) struct IndexAudit {
-    disk: Arc<dyn Disk>,
+    files: Files,
     /// In order. Those that are part of another one, which a merge left over, come behind it and are passed over with it.
     runs: std::collections::VecDeque<Arc<Run>>,
     tally: Tally,
-    positions: HashMap<u64, PositionsAudit>,
+    /// The positions files whose pages are whole, by segment: closed, since there is one for each segment.
+    positions: HashMap<u64, KnownPositions>,
+    /// That of the segment that is being read.
+    comparing: Option<PositionsAudit>,
     /// The position behind the last one that was shown; `None` before the first.
     next: Option<u64>,
     /// The first position that the log still has.
@@ -67,7 +70,7 @@ impl IndexAudit {
                 IndexFile::Positions { segment } => PositionsFile::open(&files, segment).map(|file| {
                     read(file.header().layout().map_or(0, |layout| layout.pages * PAGE_BYTES as u64));
                     if note_pages(&mut problems, file.verify()) {
-                        positions.insert(segment, PositionsAudit::new(file, files.disk.locate(&id.path())));
+                        positions.insert(segment, KnownPositions::of(&file));
                     }
                 }),
             };
@@ -78,10 +81,11 @@ impl IndexAudit {
         }
         runs.sort_by_key(|run: &Arc<Run>| run.order());
         Ok(Self {
-            disk: files.disk,
+            files,
             runs: runs.into(),
             tally: Tally::default(),
             positions,
+            comparing: None,
             next: None,
             kept_from: 0,
             problems,
@@ -93,24 +97,38 @@ impl IndexAudit {
         if self.next.is_none() {
             (self.next, self.kept_from) = (Some(first_position), first_position);
         }
-        if let Some(audit) = self.positions.get_mut(&number)
-            && (audit.file.header().salt, audit.file.header().first) != (salt, first_position)
-        {
-            let problem = audit.problem(&format!("the index file is of another history; {REBUILT}"));
-            self.problems.push(problem);
-            self.positions.remove(&number);
-        }
+        self.comparing = None;
+        let Some(known) = self.positions.get(&number) else { return };
+        let is_of_log = (known.header.salt, known.header.first) == (salt, first_position);
+        let reason = match is_of_log.then(|| PositionsFile::open(&self.files, number)) {
+            Some(Ok(file)) => {
+                // Another one was written since, by a writer: it goes further than the log that is looked at.
+                self.comparing = (file.seed() == known.seed).then(|| PositionsAudit::new(file));
+                return;
+            }
+            Some(Err(Unusable::Gone)) => return,
+            Some(Err(Unusable::Bad)) => format!("the index file is damaged; {REBUILT}"),
+            Some(Err(Unusable::Unreadable(error))) => format!("the index file cannot be read: {error}"),
+            None => format!("the index file is of another history; {REBUILT}"),
+        };
+        self.reject_positions(number, reason);
+    }
+
+    /// A positions file has a problem: it is not looked at any more.
+    fn reject_positions(&mut self, segment: u64, reason: String) {
+        self.comparing = None;
+        self.positions.remove(&segment);
+        let file = self.files.disk.locate(&IndexFile::Positions { segment }.path());
+        self.problems.push(IndexProblem { file, offset: 0, reason });
     }
 
     /// A commit of the log, in the order of the log; some may be left out.
     pub(crate) fn add(&mut self, frame: FrameAt, events: &[EventKeys<'_>]) {
         self.skip_to(frame.first_position);
-        if let Some(audit) = self.positions.get_mut(&frame.segment)
+        if let Some(audit) = &mut self.comparing
             && let Err(reason) = audit.compare(frame, events)
         {
-            let problem = audit.problem(&format!("{reason}; {WRONG}"));
-            self.problems.push(problem);
-            self.positions.remove(&frame.segment);
+            self.reject_positions(frame.segment, format!("{reason}; {WRONG}"));
         }
         for (position, event) in (frame.first_position..).zip(events) {
             self.add_to_run(position, frame, event);
@@ -150,11 +168,11 @@ impl IndexAudit {
             if is_of_log { tally.compare(run, self.kept_from) } else { Ok(Some("the run is of another history")) };
         match compared {
             Ok(None) => {}
-            Ok(Some(reason)) => self.problems.push(run_problem(&*self.disk, run, &format!("{reason}; {WRONG}"))),
+            Ok(Some(reason)) => self.problems.push(run_problem(&*self.files.disk, run, &format!("{reason}; {WRONG}"))),
             // The pages were whole when the file was opened.
             Err(error) => self.problems.push(match error.fault() {
                 Some(fault) => page_problem(fault.clone()),
-                None => run_problem(&*self.disk, run, &Error::from(error).to_string()),
+                None => run_problem(&*self.files.disk, run, &Error::from(error).to_string()),
             }),
         }
     }
@@ -166,31 +184,41 @@ impl IndexAudit {
         }
         let next = self.next.unwrap_or(1);
         let reason = format!("the index file covers positions that the log does not have; {REBUILT}");
-        let disk = &*self.disk;
         let runs = self.runs.iter().filter(|run| run.last() >= next);
-        self.problems.extend(runs.map(|run| run_problem(disk, run, &reason)));
-        let positions = self.positions.values().filter(|audit| audit.file.header().last() >= next);
-        self.problems.extend(positions.map(|audit| audit.problem(&reason)));
+        self.problems.extend(runs.map(|run| run_problem(&*self.files.disk, run, &reason)));
+        let beyond = self.positions.iter().filter(|(_, known)| known.header.last() >= next);
+        let mut beyond: Vec<u64> = beyond.map(|(segment, _)| *segment).collect();
+        beyond.sort_unstable();
+        for segment in beyond {
+            self.reject_positions(segment, reason.clone());
+        }
         self.problems
+    }
+}
+
+/// What is known of a positions file that is closed.
+struct KnownPositions {
+    header: PositionsHeader,
+    seed: u32,
+}
+
+impl KnownPositions {
+    fn of(file: &PositionsFile) -> Self {
+        Self { header: *file.header(), seed: file.seed() }
     }
 }
 
 /// A positions file while the log is read beside it.
 struct PositionsAudit {
     file: Arc<PositionsFile>,
-    path: PathBuf,
     zone: Zone,
     /// Positions whose times are in the zone.
     zone_count: u64,
 }
 
 impl PositionsAudit {
-    fn new(file: PositionsFile, path: PathBuf) -> Self {
-        Self { file: Arc::new(file), path, zone: Zone::EMPTY, zone_count: 0 }
-    }
-
-    fn problem(&self, reason: &str) -> IndexProblem {
-        IndexProblem { file: self.path.clone(), offset: 0, reason: reason.to_owned() }
+    fn new(file: PositionsFile) -> Self {
+        Self { file: Arc::new(file), zone: Zone::EMPTY, zone_count: 0 }
     }
 
     fn compare(&mut self, frame: FrameAt, events: &[EventKeys<'_>]) -> Result<(), String> {

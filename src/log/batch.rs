@@ -4,6 +4,10 @@ use std::sync::Arc;
 
 use super::segment::{Segment, SegmentWriter};
 use crate::error::Result;
+use crate::storage::File;
+
+/// Whoever leads a batch brings the right to write to the segment that it begins in.
+const LED: &str = "a batch that is led has what writes it";
 
 /// Frames that follow each other in one segment.
 #[derive(Debug)]
@@ -26,6 +30,11 @@ pub(super) struct Piece {
 impl Piece {
     pub(super) fn end(&self) -> u64 {
         self.offset + self.bytes.len() as u64
+    }
+
+    /// The file that it was written to.
+    pub(super) fn file(&self) -> &Arc<dyn File> {
+        self.writer.as_ref().expect(LED).file()
     }
 }
 
@@ -96,7 +105,7 @@ impl Batch {
     pub(super) fn write(&mut self, index: usize) -> Result<()> {
         let piece = &mut self.pieces[index];
         let end = piece.end();
-        let writer = piece.writer.as_mut().expect("a batch that is led has what writes it");
+        let writer = piece.writer.as_mut().expect(LED);
         piece.segment.write(writer, &self.bytes[piece.bytes.clone()], piece.offset)?;
         writer.publish(end);
         Ok(())

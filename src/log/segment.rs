@@ -163,7 +163,7 @@ impl Segment {
         if self.sealed_end().is_some_and(|end| length < end) {
             return Err(Error::corrupt(path(), length, "the file is shorter than its frames"));
         }
-        PublishedFile::open_one_of_many(file, self.mode).map_err(|error| Error::io("map", path(), error))
+        PublishedFile::open_immutable(file, self.mode).map_err(|error| Error::io("map", path(), error))
     }
 
     /// The file, for reading by `pread`.
@@ -180,9 +180,8 @@ impl Segment {
         writer.write(bytes, offset).map_err(|error| Error::io("write to", self.disk.locate(&self.path), error))
     }
 
-    pub(crate) fn sync(&self) -> Result<()> {
-        // Through the descriptor that wrote: another one might not be told of an error.
-        let file = self.file()?.file().expect("a segment that was written to keeps its file open");
+    /// Syncs what was written through this file: another descriptor might not be told of an error.
+    pub(crate) fn sync(&self, file: &dyn File) -> Result<()> {
         let mut synced = file.sync();
         if sabotaged(Sabotage::RetrySync) {
             synced = synced.or_else(|_| file.sync());
@@ -310,6 +309,11 @@ impl SegmentWriter {
             true => self.write_and_blank(bytes, offset),
             false => self.file.write(bytes, offset),
         }
+    }
+
+    /// The file that it writes to.
+    pub(crate) fn file(&self) -> &Arc<dyn File> {
+        self.file.file()
     }
 
     /// Lets readers see the bytes before `end`, which never change again.

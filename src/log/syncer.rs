@@ -35,7 +35,14 @@ pub(super) struct WrittenEnd {
 pub(super) struct Written {
     pub(super) end: WrittenEnd,
     /// Segments with bytes that are not synced, in order.
-    dirty: Vec<Arc<Segment>>,
+    dirty: Vec<Dirty>,
+}
+
+/// A segment with bytes that are not synced, and the file that they were written through.
+#[derive(Debug)]
+struct Dirty {
+    segment: Arc<Segment>,
+    file: Arc<dyn File>,
 }
 
 impl Written {
@@ -49,7 +56,7 @@ impl Written {
 #[derive(Debug)]
 pub(super) struct Unsynced {
     end: WrittenEnd,
-    dirty: Vec<Arc<Segment>>,
+    dirty: Vec<Dirty>,
 }
 
 /// How the last sync ended.
@@ -95,8 +102,8 @@ impl Syncer {
                 address: piece.segment.base + piece.end(),
                 checksum: piece.checksum,
             };
-            if written.dirty.last().is_none_or(|last| last.number != piece.segment.number) {
-                written.dirty.push(Arc::clone(&piece.segment));
+            if written.dirty.last().is_none_or(|last| last.segment.number != piece.segment.number) {
+                written.dirty.push(Dirty { segment: Arc::clone(&piece.segment), file: Arc::clone(piece.file()) });
             }
             // Whoever changes it has `written` to itself; readers only want to know about how many.
             let unsynced_bytes = self.unsynced_bytes() + piece.bytes.len() as u64;
@@ -163,7 +170,7 @@ impl Syncer {
             self.tell(log, &end);
         }
         *outcome = Outcome::Begun;
-        if let Err(error) = dirty.iter().try_for_each(|segment| segment.sync()) {
+        if let Err(error) = dirty.iter().try_for_each(|dirty| dirty.segment.sync(&*dirty.file)) {
             *outcome = Outcome::Failed(error.clone());
             return Err(error);
         }

@@ -31,18 +31,25 @@ pub(crate) enum ReadMode {
 /// A file whose bytes before its published end never change again.
 #[derive(Debug)]
 pub(crate) struct PublishedFile {
-    /// `None` for a file that is read through its map alone.
-    file: Option<Arc<dyn File>>,
-    region: Option<Region>,
+    bytes: Bytes,
     capacity: u64,
     /// On a cache line of its own: the writer stores here while readers use the fields above.
     published: CachePadded<AtomicU64>,
 }
 
-/// The only one that writes behind the published end of a file, and moves it.
+/// Where the bytes are read. A map outlives the descriptor that it was made of, which is not kept: there may be more files
+/// than a process may have open.
+#[derive(Debug)]
+enum Bytes {
+    Mapped(Region),
+    Unmapped(Arc<dyn File>),
+}
+
+/// The only one that writes behind the published end of a file, and moves it. Keeps the file open.
 #[derive(Debug)]
 pub(crate) struct FileWriter {
     target: Arc<PublishedFile>,
+    file: Arc<dyn File>,
 }
 
 impl PublishedFile {
@@ -50,16 +57,6 @@ impl PublishedFile {
     pub(crate) fn open_immutable(file: Arc<dyn File>, mode: ReadMode) -> io::Result<Arc<Self>> {
         let len = file.len()?;
         Self::open(file, mode, len, len)
-    }
-
-    /// The same for a file of which there may be very many: it is closed as soon as it is mapped.
-    pub(crate) fn open_one_of_many(file: Arc<dyn File>, mode: ReadMode) -> io::Result<Arc<Self>> {
-        let len = file.len()?;
-        let mut opened = Self::prepare(file, mode, len, len)?;
-        if opened.is_mapped() {
-            opened.file = None;
-        }
-        Ok(Arc::new(opened))
     }
 
     /// A file of which the first `published` bytes are final, and the one that may go on filling it. It never grows
@@ -73,29 +70,25 @@ impl PublishedFile {
         published: u64,
     ) -> io::Result<(Arc<Self>, FileWriter)> {
         let capacity = file.len()?;
-        let target = Self::open(file, mode, capacity, published)?;
-        Ok((Arc::clone(&target), FileWriter { target }))
+        let target = Self::open(Arc::clone(&file), mode, capacity, published)?;
+        Ok((Arc::clone(&target), FileWriter { target, file }))
     }
 
     fn open(file: Arc<dyn File>, mode: ReadMode, capacity: u64, published: u64) -> io::Result<Arc<Self>> {
-        Self::prepare(file, mode, capacity, published).map(Arc::new)
-    }
-
-    fn prepare(file: Arc<dyn File>, mode: ReadMode, capacity: u64, published: u64) -> io::Result<Self> {
         if published > capacity {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let region = match mode {
-            ReadMode::Map if capacity > 0 => Some(file.map(capacity)?),
-            ReadMode::Map | ReadMode::Pread => None,
+        let bytes = match mode {
+            ReadMode::Map if capacity > 0 => Bytes::Mapped(file.map(capacity)?),
+            ReadMode::Map | ReadMode::Pread => Bytes::Unmapped(file),
         };
-        if let Some(region) = &region {
+        if let Bytes::Mapped(region) = &bytes {
             // `slice` relies on it: what is published lies inside the region.
             assert_eq!(region.len() as u64, capacity, "a map of another length than was asked for");
             region.freeze(published);
         }
         let published = CachePadded::new(AtomicU64::new(published));
-        Ok(Self { file: Some(file), region, capacity, published })
+        Ok(Arc::new(Self { bytes, capacity, published }))
     }
 
     /// The published end: bytes before it are final.
@@ -111,18 +104,29 @@ impl PublishedFile {
 
     /// Whether `slice` can lend anything.
     pub(crate) fn is_mapped(&self) -> bool {
-        self.region.is_some()
+        matches!(self.bytes, Bytes::Mapped(_))
     }
 
-    /// The file, for whoever syncs it on another thread than the writer's; `None` if it was closed.
+    /// The file, if it is still open: one that is mapped is not.
     pub(crate) fn file(&self) -> Option<&Arc<dyn File>> {
-        self.file.as_ref()
+        match &self.bytes {
+            Bytes::Mapped(_) => None,
+            Bytes::Unmapped(file) => Some(file),
+        }
+    }
+
+    #[inline]
+    fn region(&self) -> Option<&Region> {
+        match &self.bytes {
+            Bytes::Mapped(region) => Some(region),
+            Bytes::Unmapped(_) => None,
+        }
     }
 
     /// Borrows bytes of the map. `None` beyond the published end, and without a map.
     #[inline]
     pub(crate) fn slice(&self, offset: u64, len: usize) -> Option<&[u8]> {
-        let region = self.region.as_ref()?;
+        let region = self.region()?;
         let end = offset.checked_add(len as u64)?;
         if end > self.published() {
             return None;
@@ -143,7 +147,7 @@ impl PublishedFile {
     /// Asks the processor for bytes that will be read soon, as far as they are published. Does nothing without a map.
     #[inline]
     pub(crate) fn prefetch(&self, offset: u64, len: usize) {
-        if let Some(region) = &self.region {
+        if let Some(region) = self.region() {
             let left = self.published().saturating_sub(offset);
             region.prefetch(offset.min(self.published()) as usize, len.min(left as usize));
         }
@@ -152,9 +156,9 @@ impl PublishedFile {
     /// The bytes, borrowed from the map, or read into `scratch` where there is none. Beyond the published end it fails
     /// with `UnexpectedEof`.
     pub(crate) fn read<'a>(&'a self, offset: u64, len: usize, scratch: &'a mut Vec<u8>) -> io::Result<&'a [u8]> {
-        if self.is_mapped() {
+        let Bytes::Unmapped(file) = &self.bytes else {
             return self.slice(offset, len).ok_or_else(|| io::ErrorKind::UnexpectedEof.into());
-        }
+        };
         if offset.checked_add(len as u64).is_none_or(|end| end > self.published()) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -162,7 +166,6 @@ impl PublishedFile {
             scratch.resize(len, 0);
         }
         let bytes = &mut scratch[..len];
-        let file = self.file.as_ref().ok_or(io::ErrorKind::Unsupported)?;
         read_exact_at(&**file, bytes, offset)?;
         Ok(bytes)
     }
@@ -180,15 +183,19 @@ impl FileWriter {
         if offset.checked_add(bytes.len() as u64).is_none_or(|end| end > self.target.capacity) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a write behind the end of the file"));
         }
-        let file = self.target.file.as_ref().ok_or(io::ErrorKind::Unsupported)?;
-        file.write_at(bytes, offset)
+        self.file.write_at(bytes, offset)
+    }
+
+    /// The file, for whoever syncs what was written, which may be another thread.
+    pub(crate) fn file(&self) -> &Arc<dyn File> {
+        &self.file
     }
 
     /// Publishes the bytes before `end`, which were written and will never change.
     pub(crate) fn publish(&mut self, end: u64) {
         assert!(end >= self.target.published(), "the published end never goes back");
         assert!(end <= self.target.capacity, "the published end is inside the file");
-        if let Some(region) = &self.target.region {
+        if let Some(region) = self.target.region() {
             region.freeze(end);
         }
         self.target.published.store(end, Ordering::Release);

@@ -23,7 +23,9 @@ pub enum ReadMode {
     /// program that truncates a file of the store, ends the process with a signal (SIGBUS).
     #[default]
     Map,
-    /// With a system call for each read, so that a failing disk is an error.
+    /// With a system call for each read, so that a failing disk is an error. Each segment that was read, and its part of
+    /// the index, stay open: a store of many segments needs a limit on open files above twice their number. The others
+    /// need one for a few dozen files, whatever the size of the store.
     Pread,
 }
 

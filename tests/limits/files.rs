@@ -81,6 +81,29 @@ fn a_store_that_is_open_goes_on_when_there_are_files_again() {
     });
 }
 
+/// A store may have more segments than a process may have files: what is sealed is read through its map, which needs none.
+#[test]
+fn a_store_has_more_segments_than_its_process_may_have_open_files() {
+    alone("files::a_store_has_more_segments_than_its_process_may_have_open_files", || {
+        let directory = directory();
+        let path = directory.path().join("store");
+        let mut story = Story::default();
+        let most = next_file() + 40;
+        limited(Resource::Nofile, most, || {
+            let store = options().open(&path).unwrap();
+            (0..1_000).for_each(|_| story.append(&store));
+            story.look(&store);
+            drop(store);
+            story.tell(&path, options());
+        });
+        assert!(story.failures.is_empty(), "{:?}", story.failures);
+        let segments = std::fs::read_dir(path.join("log")).unwrap().count() as u64;
+        let positions = std::fs::read_dir(path.join("index")).unwrap().count() as u64;
+        assert!(segments > 2 * most && positions > 2 * most, "{segments} segments, {positions} files of the index");
+        story.end(&path, options());
+    });
+}
+
 /// A name is synced with its directory, which has to be opened for it, and cannot be without files. Nothing is made in a
 /// directory before, also where it is there already.
 #[test]
