@@ -57,16 +57,21 @@ impl RealDisk {
         RealDisk::new(PathBuf::from(path))
     }
 
-    /// Renames the directory to `target`, where nothing is or an empty directory. Atomic, and durable when it returns.
+    /// The directory that this one is in.
+    pub(crate) fn above(&self) -> RealDisk {
+        let path = self.locate("");
+        RealDisk::new(path.parent().unwrap_or(&path))
+    }
+
+    /// Renames the directory to `target`, where nothing is or an empty directory. Atomic; durable once the directory
+    /// [above](Self::above) `target` is synced.
     pub(crate) fn place_at(&self, target: &RealDisk) -> io::Result<()> {
         // Only some systems rename over an empty directory.
         match target.remove_dir("") {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let path = target.locate("");
-        fs::rename(self.locate(""), &path)?;
-        path.parent().map_or(Ok(()), |parent| RealDisk::new(parent).sync_dir(""))
+        fs::rename(self.locate(""), target.locate(""))
     }
 }
 

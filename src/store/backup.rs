@@ -113,6 +113,8 @@ struct Backup {
     place: RealDisk,
     /// The same, for what is written there.
     disk: Arc<dyn Disk>,
+    /// The directory that the target is in, for the sync of its name.
+    above: Arc<dyn Disk>,
     store: StoreId,
     is_published: bool,
 }
@@ -135,7 +137,8 @@ impl Backup {
         let store = StoreId::from_bytes(uuid::Builder::from_random_bytes(id).into_uuid().into_bytes());
         // Named by the new id: what a crash left of another backup is not in the way, and stays as it is.
         let place = target.sibling(&format!(".{store}.tmp"));
-        let backup = Self { disk: through(place.clone()), place, store, is_published: false };
+        let (disk, above) = (through(place.clone()), through(target.above()));
+        let backup = Self { disk, above, place, store, is_published: false };
         backup.disk.create_dir(LOG_DIR).map_err(|error| backup.refused("create", LOG_DIR, error))?;
         Ok(backup)
     }
@@ -245,14 +248,17 @@ impl Backup {
         for dir in [LOG_DIR, ""] {
             self.disk.sync_dir(dir).map_err(|error| self.refused("sync the directory", dir, error))?;
         }
-        match self.place.place_at(target) {
-            Ok(()) => {
-                self.is_published = true;
-                Ok(())
-            }
+        if let Err(error) = self.place.place_at(target) {
             // Somebody put something there meanwhile.
-            Err(error) => check_vacant(target).and(Err(Error::io("create", target.locate(""), error))),
+            return check_vacant(target).and(Err(Error::io("create", target.locate(""), error)));
         }
+        if let Err(error) = self.above.sync_dir("") {
+            // Back to where it is removed: whoever tries again finds the place vacant.
+            self.is_published = target.place_at(&self.place).is_err();
+            return Err(Error::io("sync the directory of", target.locate(""), error));
+        }
+        self.is_published = true;
+        Ok(())
     }
 
     fn refused(&self, operation: &'static str, path: &str, error: std::io::Error) -> Error {

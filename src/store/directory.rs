@@ -115,7 +115,8 @@ impl StoreDirectory {
         // Windows renames no directory in which a file is open.
         let lock = (!cfg!(windows)).then_some(lock);
         let removed = format!("{name}{REMOVED}{:016x}", random_number());
-        disk.place_at(&self.disk.below(&removed)).map_err(|error| Error::io("remove", path, error))?;
+        let renamed = disk.place_at(&self.disk.below(&removed)).and_then(|()| self.disk.sync_dir(""));
+        renamed.map_err(|error| Error::io("remove", path, error))?;
         drop(lock);
         self.remove_files(&removed)
     }

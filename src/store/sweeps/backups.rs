@@ -9,7 +9,11 @@ use crate::storage::Written;
 /// Backs up to a disk on which this may go wrong; returns what came of it, and the disk.
 fn back_up(store: &Store, target: &RealDisk, fault: Option<Fault>) -> (Result<BackupReport>, FaultyDisk) {
     let disk = std::cell::OnceCell::new();
+    let above = target.above().locate("");
     let backed_up = store.backup_through(&target.locate(""), &|place| {
+        if place.locate("") == above {
+            return Arc::new(place);
+        }
         let faulty = FaultyDisk::new(place);
         if let Some(fault) = fault {
             faulty.inject(fault);
@@ -49,6 +53,29 @@ fn fail_at_each(fault: Fault) -> u64 {
         }
     }
     unreachable!()
+}
+
+/// The sync of its name is the last of a backup. It called the place taken where that failed, by the backup itself.
+#[test]
+fn a_backup_whose_name_cannot_be_synced_is_an_error_and_leaves_nothing() {
+    let store = open(&filled(), options()).unwrap();
+    let directory = scratch();
+    let target = RealDisk::new(directory.path().join("backup"));
+    let above = target.above().locate("");
+    let backed_up = store.backup_through(&target.locate(""), &|place| {
+        let disk = FaultyDisk::new(place);
+        if disk.locate("") == above {
+            disk.inject(Fault::next(Call::SyncDir));
+        }
+        Arc::new(disk)
+    });
+    let error = backed_up.unwrap_err();
+    let is_sync =
+        matches!(&error, Error::Io { operation: "sync the directory of", path, .. } if *path == target.locate(""));
+    assert!(is_sync, "{error:?}");
+    assert!(RealDisk::new(directory.path()).directories().unwrap().is_empty());
+    store.backup(target.locate("")).unwrap();
+    check(target, &Picture::of(&store).unwrap(), "the second time");
 }
 
 /// A backup holds the events and the state, without what belongs to the old history.
