@@ -19,7 +19,7 @@ use crate::{Lag, Store};
 #[must_use = "the handler stops when this is dropped"]
 pub struct HandlerHandle {
     store: Store,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     /// `None` once it was waited for, or left to itself.
     thread: Option<OwnThread>,
 }
@@ -196,6 +196,15 @@ impl HandlerHandle {
         self.shared.order(|orders| orders.pause = false);
     }
 
+    /// Acts while the handler is at rest with everything saved, dead letters included, or has ended: whoever pauses and
+    /// resumes it meanwhile.
+    pub(crate) fn at_rest<T>(&self, act: impl FnOnce() -> T) -> T {
+        let _hold = Hold::on(&self.shared);
+        let look = || (self.has_ended() || self.shared.orders().is_at_rest).then_some(());
+        self.shared.wait_until(None, look);
+        act()
+    }
+
     /// Stops the handler: it finishes the event that it is at, saves how far it came, and ends.
     ///
     /// # Errors
@@ -237,6 +246,22 @@ impl HandlerHandle {
             // A panic was caught and is told as the state.
             thread.join();
         }
+    }
+}
+
+/// Keeps a handler at rest until it is dropped.
+struct Hold<'a>(&'a Shared);
+
+impl<'a> Hold<'a> {
+    fn on(shared: &'a Shared) -> Self {
+        shared.order(|orders| orders.held += 1);
+        Self(shared)
+    }
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.0.order(|orders| orders.held -= 1);
     }
 }
 

@@ -52,7 +52,7 @@ pub enum HandlerState {
         /// What was said instead of an answer.
         error: String,
     },
-    /// It was paused, and does nothing until it is resumed.
+    /// It was paused, and does nothing until it is resumed; or the tables of its SQL projection are being built anew.
     Paused,
     /// It was stopped, or its store was closed.
     Stopped,
@@ -91,10 +91,21 @@ impl HandlerState {
 pub(super) struct Orders {
     pub(super) stop: bool,
     pub(super) pause: bool,
+    /// How many want it at rest besides, whoever pauses and resumes it.
+    pub(super) held: u32,
+    /// It is at rest, and stays so until it takes orders that let it go on.
+    pub(super) is_at_rest: bool,
     /// Ends when everything up to this position is handled; 0 for what is there already.
     pub(super) end_at: Option<u64>,
     /// Counts how often somebody asked for something about dead letters.
     pub(super) requests: u64,
+}
+
+impl Orders {
+    /// Whether it is to do nothing for now.
+    pub(super) fn rests(&self) -> bool {
+        self.pause || self.held > 0
+    }
 }
 
 /// Says what keeps the work from getting on beside its events, if anything does.
@@ -194,7 +205,17 @@ impl Shared {
     pub(super) fn take_orders(&self) -> Orders {
         // First the flag: orders that change behind this look raise it again.
         self.attention.swap(false, Ordering::AcqRel);
-        *self.orders.lock()
+        let mut orders = self.orders.lock();
+        orders.is_at_rest &= orders.rests();
+        *orders
+    }
+
+    /// For the thread: everything is saved, and nothing is done until other orders are taken.
+    pub(super) fn rest(&self) {
+        self.set_state(HandlerState::Paused);
+        let is_at_rest = |orders: &mut Orders| orders.is_at_rest = orders.rests();
+        is_at_rest(&mut self.orders.lock());
+        self.tell();
     }
 
     pub(super) fn orders(&self) -> Orders {

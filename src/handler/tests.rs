@@ -214,6 +214,40 @@ fn an_order_that_comes_while_space_is_waited_for_is_seen_to_when_there_is_some()
     assert_eq!(handler.status().handled, 1);
 }
 
+/// Who resumed it let it go on, while somebody else waited for it to be paused: for ever, or with events going by.
+#[test]
+fn a_handler_that_is_wanted_at_rest_is_at_rest_whoever_resumes_it() {
+    let store = store();
+    let (started, at_event) = std::sync::mpsc::channel();
+    let (go_on, told) = std::sync::mpsc::channel();
+    let handle = move |_: &Event<'_>| {
+        started.send(()).unwrap();
+        told.recv().unwrap();
+        Ok(())
+    };
+    let handler = runner().start(&store, Box::new(stub(handle, |_: &Checkpoint| Ok(())))).unwrap();
+    append(&store, "a", 2);
+    at_event.recv().unwrap();
+    std::thread::scope(|scope| {
+        let resting = scope.spawn(|| {
+            handler.at_rest(|| {
+                handler.resume();
+                assert_eq!(handler.status().state, HandlerState::Paused);
+                handler.status().handled
+            })
+        });
+        while handler.shared.orders().held == 0 {
+            std::thread::yield_now();
+        }
+        handler.resume();
+        go_on.send(()).unwrap();
+        assert_eq!(resting.join().unwrap(), 1);
+    });
+    at_event.recv().unwrap();
+    go_on.send(()).unwrap();
+    handler.wait_for(store.head().unwrap().unwrap()).unwrap();
+}
+
 /// What does not match moves the checkpoint as well, now and then, so that it is not looked at again after a crash.
 #[test]
 fn a_checkpoint_moves_with_events_that_do_not_match() {

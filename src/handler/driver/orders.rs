@@ -18,7 +18,7 @@ impl Driver {
                 return Err(End::Told);
             }
             self.finish()?;
-            let is_asked = !orders.pause && orders.requests != self.shared.carried_out();
+            let is_asked = !orders.rests() && orders.requests != self.shared.carried_out();
             if is_asked && self.settle_letters()? {
                 self.shared.publish_requests(orders.requests);
             }
@@ -27,12 +27,12 @@ impl Driver {
                 return Err(End::Told);
             }
             follow.seek(self.looked);
-            if !orders.pause {
+            if !orders.rests() {
                 return Ok(());
             }
-            self.shared.set_state(HandlerState::Paused);
+            self.shared.rest();
             follow.wait(None)?;
-            if !self.shared.orders().pause {
+            if !self.shared.orders().rests() {
                 self.shared.set_state(HandlerState::CatchingUp);
             }
         }

@@ -14,8 +14,7 @@ use crate::error::{Error, Result};
 use crate::projection::builder::RunOptions;
 use crate::types::Position;
 use crate::{
-    Event, EventTypes, HandlerError, HandlerHandle, HandlerState, Lag, OnError, Query, Rebuilt, Remainder, StartReport,
-    Store,
+    Event, EventTypes, HandlerError, HandlerHandle, Lag, OnError, Query, Rebuilt, Remainder, StartReport, Store,
 };
 
 /// A SQL projection that is about to be started. Begun with [`Store::sql_projection`] or
@@ -244,16 +243,8 @@ impl SqlProjectionHandle {
         let Some(_alone) = self.core.rebuilding.try_lock() else {
             return Err(Error::Held { name: self.core.name.clone() });
         };
-        let is_paused = |state: &HandlerState| matches!(state, HandlerState::Paused);
-        let was_paused = is_paused(&self.handler.status().state);
-        // At a pause everything is saved, dead letters included.
-        self.handler.pause();
-        self.handler.wait_for_state(is_paused);
-        let rebuilt = self.core.rebuild().map_err(|error| self.handler.told_why(error));
-        if !was_paused {
-            self.handler.resume();
-        }
-        rebuilt
+        let rebuilt = self.handler.at_rest(|| self.core.rebuild());
+        rebuilt.map_err(|error| self.handler.told_why(error))
     }
 
     /// Applies what is being applied, commits, and ends the thread.
