@@ -134,7 +134,8 @@ pub enum Error {
         reason: String,
     },
 
-    /// The name is in use elsewhere in this process. It is free as soon as that one is stopped or dropped.
+    /// The name is in use elsewhere: in this process, where it is free as soon as that one is stopped or dropped, or in
+    /// another one, whose SQL projection has gone on with the tables.
     #[error("{name:?} is active elsewhere")]
     Held {
         /// The name of the subscription or handler.

@@ -9,12 +9,17 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::HandlerError;
 use crate::error::{Error, Invalid, Result};
+use crate::randomness::{Randomness, SystemRandomness};
 
 /// How long a statement waits for another writer of the same database.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 const CREATE_CHECKPOINTS: &str = "CREATE TABLE IF NOT EXISTS annals_projections (
-    name TEXT PRIMARY KEY, version INTEGER NOT NULL, checkpoint BLOB, objects TEXT NOT NULL)";
+    name TEXT PRIMARY KEY, version INTEGER NOT NULL, checkpoint BLOB, objects TEXT NOT NULL, owner BLOB)";
+/// What databases lack that were made before projections had owners.
+const ADD_OWNER: &str = "ALTER TABLE annals_projections ADD COLUMN owner BLOB";
+
+const OWNER_BYTES: usize = 16;
 
 /// Where the tables of a SQL projection are: a path, at which a database is created if there is none, or a connection
 /// that is set up already.
@@ -67,13 +72,25 @@ pub(super) struct Database {
     version: u32,
     schema: String,
     objects: Vec<Object>,
+    /// A random number, for the row of the projection. A store can be closed while its handler is still at an event, and
+    /// opened in another process, whose handler goes on with the tables: then this one must not.
+    owner: [u8; OWNER_BYTES],
+    /// What the row said when the tables were taken over.
+    found: Found,
 }
 
 /// What was saved for the projection.
 pub(super) struct Saved {
     pub(super) version: u32,
+    pub(super) found: Found,
+}
+
+/// How far the tables have come, and who has brought them there.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Found {
     /// `None` if the tables are new.
     pub(super) checkpoint: Option<Vec<u8>>,
+    owner: Option<Vec<u8>>,
 }
 
 impl Database {
@@ -87,7 +104,10 @@ impl Database {
             }
         };
         let connection = opened.map_err(|error| sql_error("open the database", &path, error))?;
-        let database = Self { connection, path, name: name.to_owned(), version, schema, objects };
+        let mut owner = [0; OWNER_BYTES];
+        SystemRandomness::new().fill(&mut owner);
+        let database =
+            Self { connection, path, name: name.to_owned(), version, schema, objects, owner, found: Found::default() };
         database.told("set up the database", Self::set_up)?;
         Ok(database)
     }
@@ -97,7 +117,14 @@ impl Database {
         // A database in memory has no such log, and says so.
         self.connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
         self.wait_for_disk(false)?;
-        self.connection.execute_batch(CREATE_CHECKPOINTS)
+        self.connection.execute_batch(CREATE_CHECKPOINTS)?;
+        let has_owners = || self.connection.column_exists(None, "annals_projections", "owner");
+        if has_owners()? {
+            return Ok(());
+        }
+        // Somebody else may do it at the same time.
+        let added = self.connection.execute_batch(ADD_OWNER);
+        if has_owners()? { Ok(()) } else { added }
     }
 
     /// Runs what talks to the database, and tells what failed.
@@ -123,12 +150,31 @@ impl Database {
         error
     }
 
+    /// What was saved, as whoever goes on with the tables finds it.
+    pub(super) fn load(&mut self) -> Result<Option<Saved>> {
+        let saved = self.saved()?;
+        self.found = saved.as_ref().map_or_else(Found::default, |saved| saved.found.clone());
+        Ok(saved)
+    }
+
     pub(super) fn saved(&self) -> Result<Option<Saved>> {
-        let select = "SELECT version, checkpoint FROM annals_projections WHERE name = ?1";
+        let select = "SELECT version, checkpoint, owner FROM annals_projections WHERE name = ?1";
+        let saved = |row: &rusqlite::Row<'_>| {
+            Ok(Saved { version: row.get(0)?, found: Found { checkpoint: row.get(1)?, owner: row.get(2)? } })
+        };
         self.told("read the checkpoint in", |database| {
-            let row = |row: &rusqlite::Row<'_>| Ok(Saved { version: row.get(0)?, checkpoint: row.get(1)? });
-            database.connection.query_row(select, [&database.name], row).optional()
+            database.connection.prepare_cached(select)?.query_row([&database.name], saved).optional()
         })
+    }
+
+    /// Fails if another one has gone on with the tables. In a transaction, so that it stays true until that is committed.
+    pub(super) fn check_owner(&self) -> Result<()> {
+        match self.saved()? {
+            Some(Saved { found, .. }) if found.owner.as_deref() != Some(&self.owner) && found != self.found => {
+                Err(Error::Held { name: self.name.clone() })
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn begin(&self) -> rusqlite::Result<()> {
@@ -143,11 +189,22 @@ impl Database {
         self.told("roll back", |database| database.connection.execute_batch("ROLLBACK"))
     }
 
-    /// Saves the checkpoint, in the transaction that is under way.
-    pub(super) fn put_checkpoint(&self, checkpoint: &[u8]) -> rusqlite::Result<()> {
-        let update = "UPDATE annals_projections SET checkpoint = ?2 WHERE name = ?1";
-        let changed = self.connection.prepare_cached(update)?.execute(params![self.name, checkpoint])?;
-        if changed == 1 { Ok(()) } else { Err(rusqlite::Error::StatementChangedRows(changed)) }
+    /// Saves the checkpoint, with what was changed in the transaction that is under way, if any. What fails is left to be
+    /// rolled back.
+    pub(super) fn save(&self, checkpoint: &[u8]) -> Result<()> {
+        const SAVE: &str = "save the checkpoint in";
+        if self.connection.is_autocommit() {
+            self.told(SAVE, Self::begin)?;
+        }
+        self.check_owner()?;
+        self.told(SAVE, |database| {
+            let update = "UPDATE annals_projections SET checkpoint = ?2, owner = ?3 WHERE name = ?1";
+            let values = params![database.name, checkpoint, database.owner];
+            match database.connection.prepare_cached(update)?.execute(values)? {
+                1 => database.commit(),
+                changed => Err(rusqlite::Error::StatementChangedRows(changed)),
+            }
+        })
     }
 
     pub(super) fn commit(&self) -> rusqlite::Result<()> {
@@ -156,14 +213,7 @@ impl Database {
 
     /// Saves the checkpoint once more, with a commit that waits for the disk. All before it are durable then as well.
     pub(super) fn save_durably(&self, checkpoint: &[u8]) -> Result<()> {
-        const SAVE: &str = "save the checkpoint in";
-        self.durably(SAVE, || {
-            self.told(SAVE, |database| {
-                database.begin()?;
-                database.put_checkpoint(checkpoint)?;
-                database.commit()
-            })
-        })
+        self.durably("save the checkpoint in", || self.save(checkpoint))
     }
 
     /// Does what commits, and waits for the disk. Rolls back what fails.
@@ -190,6 +240,7 @@ impl Database {
         self.roll_back()?;
         self.durably(CREATE, || {
             self.told(CREATE, Self::begin)?;
+            self.check_owner()?;
             self.create_anew()?;
             self.told(CREATE, Self::commit)
         })
@@ -238,8 +289,9 @@ impl Database {
     fn create(&self) -> rusqlite::Result<()> {
         self.connection.execute_batch(&self.schema)?;
         let objects = serde_json::to_string(&self.objects).unwrap_or_default();
-        let insert = "INSERT OR REPLACE INTO annals_projections (name, version, objects) VALUES (?1, ?2, ?3)";
-        self.connection.execute(insert, params![self.name, self.version, objects])?;
+        let insert =
+            "INSERT OR REPLACE INTO annals_projections (name, version, objects, owner) VALUES (?1, ?2, ?3, ?4)";
+        self.connection.execute(insert, params![self.name, self.version, objects, self.owner])?;
         Ok(())
     }
 }

@@ -313,8 +313,8 @@ fn what_a_full_disk_undid_is_applied_again_before_its_checkpoint_is_saved() {
         if std::mem::take(&mut is_first) {
             // The page of the checkpoint and its neighbours are full, and there will be no other.
             for number in 0..1_000 {
-                tables
-                    .execute("INSERT INTO annals_projections VALUES (?1, 1, NULL, '')", [format!("other {number}")])?;
+                let row = "INSERT INTO annals_projections (name, version, objects) VALUES (?1, 1, '')";
+                tables.execute(row, [format!("other {number}")])?;
             }
             let pages: u32 = tables.query_row("PRAGMA page_count", [], |row| row.get(0))?;
             tables.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))?;

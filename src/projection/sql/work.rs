@@ -66,14 +66,7 @@ impl Tables {
     fn save(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         self.check()?;
         let bytes = checkpoint.to_bytes();
-        let saved = self.database.told("save the checkpoint in", |database| {
-            if database.connection.is_autocommit() {
-                database.begin()?;
-            }
-            database.put_checkpoint(&bytes)?;
-            database.commit()
-        });
-        if let Err(error) = saved {
+        if let Err(error) = self.database.save(&bytes) {
             // What is undone by that is still known to be unsaved.
             self.database.roll_back()?;
             return Err(error);
@@ -110,7 +103,7 @@ impl Tables {
 impl SqlCore {
     fn load(&self) -> Result<Option<Checkpoint>> {
         let mut tables = self.tables.lock();
-        let saved = tables.database.saved()?;
+        let saved = tables.database.load()?;
         let mut report = StartReport::default();
         let checkpoint = match saved {
             None => None,
@@ -119,7 +112,7 @@ impl SqlCore {
                 None
             }
             Some(saved) => {
-                let bytes = saved.checkpoint.map(|bytes| Checkpoint::from_bytes(&self.name, &bytes)).transpose();
+                let bytes = saved.found.checkpoint.map(|bytes| Checkpoint::from_bytes(&self.name, &bytes)).transpose();
                 bytes.unwrap_or_else(|error| {
                     report.rebuilt = Some(RebuildCause::Unreadable { reason: error.to_string() });
                     None
@@ -172,7 +165,8 @@ impl SqlCore {
 
     fn rebuild_saved(&self, tables: &mut Tables) -> Result<Rebuilt> {
         tables.database.told("create the tables in", Database::begin)?;
-        let bytes = tables.database.saved()?.and_then(|saved| saved.checkpoint);
+        tables.database.check_owner()?;
+        let bytes = tables.database.saved()?.and_then(|saved| saved.found.checkpoint);
         let checkpoint = bytes.as_deref().map(|bytes| Checkpoint::from_bytes(&self.name, bytes)).transpose()?;
         if checkpoint.as_ref().and_then(Checkpoint::position) != tables.saved {
             // A process that has opened the store since it was closed here has gone on with the tables.
@@ -191,12 +185,10 @@ impl SqlCore {
                 *(if is_applied { &mut rebuilt.events } else { &mut rebuilt.left_out }) += 1;
             }
         }
-        tables.database.told("save the checkpoint in", |database| {
-            if let Some(checkpoint) = &bytes {
-                database.put_checkpoint(checkpoint)?;
-            }
-            database.commit()
-        })?;
+        match &bytes {
+            Some(checkpoint) => tables.database.save(checkpoint)?,
+            None => tables.database.told("create the tables in", Database::commit)?,
+        }
         Ok(rebuilt)
     }
 

@@ -43,6 +43,65 @@ fn tables_that_another_process_has_gone_on_with_are_not_rebuilt() {
     assert_eq!(handle.rebuild().unwrap().events, 2);
 }
 
+/// A store that is closed does not wait for its handlers: one that is at an event commits what it has done. Whoever has
+/// opened the store meanwhile applied that event a second time.
+#[test]
+fn what_the_handler_of_a_closed_store_still_commits_is_not_applied_again() {
+    let (disk, gate) = (MemoryDisk::new(), Gate::new());
+    let open = || {
+        let store = Store::open_on(Arc::new(disk.clone()), Options::new().without_background_work(), true).unwrap();
+        World { store, directory: tempfile::tempdir().unwrap() }
+    };
+    let old = open();
+    let passed = Arc::clone(&gate);
+    let apply = move |tables: &Connection, event: &Event<'_>| {
+        passed.pass();
+        set(tables, event)
+    };
+    let builder = old.store.sql_projection_over("entries", old.path(), Query::all(), apply).schema(SCHEMA);
+    let at_it = old.run(builder);
+    at_it.wait_for(old.append("a", "x=1")).unwrap();
+    let next = std::cell::OnceCell::new();
+    let begin = |new: &World| {
+        new.store.sql_projection_over("entries", old.path(), Query::all(), set).schema(SCHEMA).start().unwrap()
+    };
+    gate.hold(
+        || old.append("a", "y=1"),
+        || {
+            old.store.clone().close().unwrap();
+            let new = open();
+            let handle = begin(&new);
+            assert!(next.set((new, handle)).is_ok());
+        },
+    );
+    let (new, handle) = next.into_inner().expect("it was done");
+    let state = handle.handler().wait_for_state(HandlerState::is_over);
+    assert!(matches!(&state, HandlerState::Failed { error, .. } if error.contains("active elsewhere")), "{state:?}");
+    assert_eq!(seen(&old.path()), ("x=1 y=1".into(), 2));
+    drop(handle);
+    let handle = begin(&new);
+    handle.wait_for(new.append("a", "z=1")).unwrap();
+    assert_eq!(seen(&old.path()), ("x=1 y=1 z=1".into(), 3));
+}
+
+/// The same the other way round: what was begun before another one went on with the tables is not committed behind it.
+#[test]
+fn tables_that_another_one_has_gone_on_with_are_not_changed_any_more() {
+    let world = World::new();
+    let old = world.run(world.builder());
+    old.wait_for(world.append("a", "x=1")).unwrap();
+    let theirs = old.core.tables.lock().database.saved().unwrap().unwrap();
+    let database = Connection::open(world.path()).unwrap();
+    let put = "UPDATE annals_projections SET owner = x'00' WHERE name = 'entries'";
+    assert_eq!(database.execute(put, []).unwrap(), 1);
+    world.append("a", "y=1");
+    let state = old.handler().wait_for_state(HandlerState::is_over);
+    assert!(matches!(&state, HandlerState::Failed { error, .. } if error.contains("active elsewhere")), "{state:?}");
+    assert_eq!(world.seen(), ("x=1".into(), 1));
+    let now = old.core.tables.lock().database.saved().unwrap().unwrap();
+    assert_eq!(now.found.checkpoint, theirs.found.checkpoint);
+}
+
 /// What was not saved when a handler ended with an error stayed in its transaction, whose lock nobody else got while the
 /// handle existed.
 #[test]
