@@ -2,6 +2,8 @@
 //!
 //! Knows no events and no types. The settings of each codec are part of what is stored, and frozen.
 
+mod json;
+
 use std::marker::PhantomData;
 
 use serde::de::{Deserialize, DeserializeSeed};
@@ -9,6 +11,7 @@ use serde::ser::Serialize;
 
 use crate::error::{Error, Result};
 use crate::types::Codec;
+pub(crate) use json::rounded_integer;
 
 impl Codec {
     /// Whether this build can encode and decode values with the codec: its feature is on. [`Codec::Raw`] never can.
@@ -35,7 +38,7 @@ impl Codec {
     /// [`Error::Codec`] if the value cannot be told in the codec, or the codec is not available.
     pub fn encode<T: Serialize + ?Sized>(self, value: &T) -> Result<Vec<u8>> {
         let encoded = match self {
-            Codec::Json => serde_json::to_vec(value).map_err(|error| error.to_string()),
+            Codec::Json => json::encode(value).map_err(|error| error.to_string()),
             #[cfg(feature = "postcard")]
             Codec::Postcard => postcard::to_allocvec(value).map_err(|error| error.to_string()),
             #[cfg(feature = "bincode")]

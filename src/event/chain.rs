@@ -12,6 +12,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::names::NameTable;
 use super::upcaster::{Payload, Step, Upcast, Upcaster, failed};
+use crate::codec::rounded_integer;
 use crate::error::{Error, Invalid, Result, Violation};
 use crate::limits::{TYPE_NAME_BYTES_MAX, UPCAST_EVENTS_MAX, UPCASTERS_MAX};
 use crate::types::Codec;
@@ -197,7 +198,10 @@ impl<'a> StagePayload<'a> {
     fn into_json(self, codec: Codec) -> Result<Value> {
         match self {
             StagePayload::Json(value) => Ok(value),
-            StagePayload::Bytes(bytes) if codec == Codec::Json => codec.decode(&bytes),
+            StagePayload::Bytes(bytes) if codec == Codec::Json => match rounded_integer(&bytes) {
+                Some(number) => Err(failed(format_args!("a JSON value has at most 64 bits for the integer {number}"))),
+                None => codec.decode(&bytes),
+            },
             StagePayload::Bytes(_) => Err(failed(format_args!("it works on JSON, and the codec is {codec}"))),
         }
     }
