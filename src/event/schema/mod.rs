@@ -66,6 +66,9 @@ pub struct EventSchemas {
     types: BTreeMap<String, BTreeMap<u32, TypeSchema>>,
     /// What upcasters take.
     upcast: BTreeMap<String, BTreeSet<u32>>,
+    /// What was registered in a codec of payloads that do not describe themselves, before it was in another one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    once_bare: BTreeMap<String, BTreeSet<u32>>,
 }
 
 /// The payload of a type in one schema version, as JSON Schema.
@@ -159,7 +162,7 @@ impl<E: JsonSchema> EventCodec<E> {
         for (event_type, version) in self.upcast_sources() {
             upcast.entry(event_type.to_owned()).or_default().insert(version);
         }
-        EventSchemas { codec: self.codec().name().to_owned(), types, upcast }
+        EventSchemas { codec: self.codec().name().to_owned(), types, upcast, once_bare: BTreeMap::new() }
     }
 }
 
@@ -317,7 +320,7 @@ impl EventSchemas {
                 problem: difference.problem,
             });
         };
-        if earlier.is_bare() || self.is_bare() {
+        if earlier.was_bare(event_type, version) || self.is_bare() {
             let found = bare_differences(&before.written, &after.written).into_iter();
             return found.for_each(|found| add(found, Breaks::RecordedEvents));
         }
@@ -346,9 +349,18 @@ impl EventSchemas {
         [Codec::Postcard, Codec::Bincode].iter().any(|codec| codec.name() == self.codec)
     }
 
+    /// Whether there may be events of a type that are to be read as they stand, field by field.
+    fn was_bare(&self, event_type: &str, version: u32) -> bool {
+        self.is_bare() || self.once_bare.get(event_type).is_some_and(|versions| versions.contains(&version))
+    }
+
     /// These schemas, and those of versions that only they know who came before.
     fn merged_into(&self, before: EventSchemas) -> Self {
         let mut merged = self.clone();
+        let was_bare = before.types().filter(|(event_type, version)| before.was_bare(event_type, *version));
+        for (event_type, version) in was_bare {
+            merged.once_bare.entry(event_type.to_owned()).or_default().insert(version);
+        }
         for (event_type, versions) in before.types {
             let own = merged.types.entry(event_type).or_default();
             for (version, schema) in versions {
