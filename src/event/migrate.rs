@@ -14,6 +14,10 @@ use crate::error::{Error, ExpectedVersion, Invalid, Result};
 use crate::types::{Durability, Position, Timestamp};
 use crate::{Commit, Event, NewEvent, Options, Query, RecordedEvent, Store};
 
+/// How the streams of process managers begin, and the types of what they write.
+const PROCESS_STREAMS: &str = "process_";
+const PROCESS_EVENTS: [&str; 4] = ["ProcessReacted", "ProcessTimerDue", "ProcessCommandsSettled", "ProcessAbandoned"];
+
 /// Copies a store through upcasters into a new one.
 ///
 /// Streams, times, commits with their times, tags and metadata stay. The first event that one becomes keeps its id; each
@@ -21,7 +25,8 @@ use crate::{Commit, Event, NewEvent, Options, Query, RecordedEvent, Store};
 /// takes are copied byte for byte. Positions and versions are counted anew, from 1 and without gaps: they are others
 /// wherever the source lacks events before them, because those are dropped or split here, or because the source does not
 /// have them any more (streams that were truncated or deleted). So what was saved beside the log, which refers to them
-/// (snapshots, checkpoints), is not copied.
+/// (snapshots, checkpoints), is not copied. What process managers write into their streams refers to positions as well: a
+/// source with such events behind a place where positions change is refused.
 ///
 /// ```
 /// use annals::{ExpectedVersion, Migration, NewEvent, Query, Store, Upcaster, Upcasters};
@@ -97,7 +102,8 @@ impl Migration {
     /// Goes through all events and says what would become of them. Writes nothing.
     ///
     /// # Errors
-    /// [`Error::Codec`], naming the event, if an upcaster fails; those of [`Read::next`](crate::Read::next).
+    /// [`Error::Invalid`], naming the event, if one of a process manager would get another position; [`Error::Codec`],
+    /// naming the event, if an upcaster fails; those of [`Read::next`](crate::Read::next).
     pub fn preview(&self, source: &Store) -> Result<MigrationReport> {
         self.go_through(source, |commit| {
             // What does not fit is found out only when it is sent.
@@ -110,8 +116,8 @@ impl Migration {
     /// everything is synced. The new store's clock is that of the source from then on.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the store is not empty, or if a commit breaks a limit after its events were upcast;
-    /// [`Error::Codec`], naming the event, if an upcaster fails; those of [`Read::next`](crate::Read::next) and
+    /// [`Error::Invalid`] if the store is not empty, if a commit breaks a limit after its events were upcast, or, naming
+    /// the event, if one of a process manager would get another position; [`Error::Codec`], naming the event, if an upcaster fails; those of [`Read::next`](crate::Read::next) and
     /// [`Store::send`]. The new store then has a part of the events and is of no use.
     pub fn run(&self, source: &Store, open: impl FnOnce(Options) -> Result<Store>) -> Result<(Store, MigrationReport)> {
         let clock = CommitClock::new(Arc::clone(source.clock()));
@@ -151,6 +157,7 @@ impl Migration {
 
     fn copy(&self, event: &Event<'_>, commit: &mut CopiedCommit, tally: &mut Tally) -> Result<()> {
         tally.read += 1;
+        check_place(event, tally.written + commit.events() + 1)?;
         if !self.upcasters.takes(event.event_type(), event.schema_version()) {
             commit.push(copied(event).id(event.id()), event.stream());
             return Ok(());
@@ -169,6 +176,22 @@ impl fmt::Debug for Migration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Migration").field("upcasters", &self.upcasters).finish_non_exhaustive()
     }
+}
+
+/// What a process manager has written says by their positions which events it has reacted to. Where those change, it would
+/// react to them again, or pass over what comes.
+fn check_place(event: &Event<'_>, position: u64) -> Result<()> {
+    let is_of_process = event.stream().starts_with(PROCESS_STREAMS) && PROCESS_EVENTS.contains(&event.event_type());
+    if !is_of_process || event.position().number() == position {
+        return Ok(());
+    }
+    let problem = format!(
+        "event {} is of a process manager, on {:?}, and names positions: it would be at {position}, behind events that are \
+         dropped or split, or that the source does not have any more",
+        event.position(),
+        event.stream(),
+    );
+    Err(Invalid::of("source", problem).into())
 }
 
 fn copied(event: &Event<'_>) -> NewEvent {
@@ -193,6 +216,10 @@ struct CopiedCommit {
 impl CopiedCommit {
     fn of(event: &Event<'_>) -> Self {
         Self { position: event.commit(), time: event.commit_time(), parts: Vec::new() }
+    }
+
+    fn events(&self) -> u64 {
+        self.parts.iter().map(|(_, events)| events.len() as u64).sum()
     }
 
     fn push(&mut self, event: NewEvent, stream: &str) {
@@ -224,9 +251,9 @@ impl Tally {
         if commit.parts.is_empty() {
             return Ok(());
         }
-        let events: usize = commit.parts.iter().map(|(_, events)| events.len()).sum();
+        let events = commit.events();
         write(commit)?;
-        self.written += events as u64;
+        self.written += events;
         self.commits += 1;
         Ok(())
     }
