@@ -47,14 +47,30 @@ impl Export {
             out.flush()?;
             return Ok(());
         }
-        // The file appears when it is whole.
-        let directory = self.file.parent().filter(|parent| !parent.as_os_str().is_empty());
+        // Where a link leads is what is meant, and not the link.
+        let file = &self.file.canonicalize().unwrap_or_else(|_| self.file.clone());
+        match std::fs::metadata(file) {
+            // A pipe or a device stays what it is.
+            Ok(known) if !known.is_file() => self.write_into(file),
+            _ => self.replace(file),
+        }
+    }
+
+    fn write_into(&self, file: &Path) -> Result<()> {
+        let open = File::options().write(true).open(file);
+        let open = open.with_context(|| format!("cannot open {}", self.file.display()))?;
+        self.write_packed(&open).with_context(|| format!("cannot write {}", self.file.display()))
+    }
+
+    /// Makes a file, which appears when it is whole.
+    fn replace(&self, file: &Path) -> Result<()> {
+        let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty());
         let temporary = NamedTempFile::new_in(directory.unwrap_or(Path::new(".")));
         let name = self.file.display();
         let temporary = temporary.with_context(|| format!("cannot create {name}"))?;
         self.write_packed(temporary.as_file()).with_context(|| format!("cannot write {name}"))?;
         temporary.as_file().sync_all().with_context(|| format!("cannot write {name}"))?;
-        temporary.persist(&self.file).with_context(|| format!("cannot create {name}"))?;
+        temporary.persist(file).with_context(|| format!("cannot create {name}"))?;
         Ok(())
     }
 

@@ -85,7 +85,7 @@ impl Tail {
             first = Some(event.position());
         }
         if let Some(first) = first {
-            let mut read = store.read(self.query.query()).from(first).limit(self.lines);
+            let mut read = store.read(self.query.query()).from(first).upto(head);
             while let Some(event) = read.next()? {
                 printer.print(&event)?;
             }

@@ -96,8 +96,12 @@ impl Seed {
     /// The next events, as many as go into one commit.
     fn next_commit(&self, generator: &mut Generator, left: u64) -> Commit {
         /// A commit should stay far below the limit of its size.
-        const COMMIT_PAYLOAD_BYTES_MAX: u32 = 8 * 1024 * 1024;
-        let batch = self.batch.min(COMMIT_PAYLOAD_BYTES_MAX / self.payload_bytes).max(1);
+        const COMMIT_BYTES_MAX: u32 = 8 * 1024 * 1024;
+        /// More than an event has besides its payload and its tags, and than a tag has.
+        const EVENT_BYTES: u32 = 256;
+        const TAG_BYTES: u32 = 24;
+        let bytes = self.payload_bytes.saturating_add(EVENT_BYTES + self.tags_per_event.saturating_mul(TAG_BYTES));
+        let batch = self.batch.min(COMMIT_BYTES_MAX / bytes).max(1);
         let mut commit = Commit::new();
         for _ in 0..left.min(u64::from(batch)) {
             let (stream, event) = generator.next();
