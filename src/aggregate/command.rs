@@ -246,7 +246,12 @@ enum Outcome {
 impl Executed {
     pub(super) fn appended_now(appended: Appended) -> Self {
         let (position, version) = (Some(appended.last_position()), Some(appended.version()));
-        Self { outcome: Outcome::Appended(appended), position, version }
+        let outcome = match appended.deduplicated() {
+            // By somebody else, after it was looked for and before this was sent.
+            true => Outcome::AppliedBefore,
+            false => Outcome::Appended(appended),
+        };
+        Self { outcome, position, version }
     }
 
     pub(super) fn nothing(head: Option<Position>, version: Option<StreamVersion>) -> Self {
@@ -276,10 +281,6 @@ impl Executed {
 
     /// Whether the same command had been applied before, so that it was not decided again.
     pub fn was_applied_before(&self) -> bool {
-        match &self.outcome {
-            Outcome::AppliedBefore => true,
-            Outcome::Appended(appended) => appended.deduplicated(),
-            Outcome::Nothing => false,
-        }
+        matches!(self.outcome, Outcome::AppliedBefore)
     }
 }
