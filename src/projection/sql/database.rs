@@ -197,7 +197,12 @@ impl Database {
             self.told(SAVE, Self::begin)?;
         }
         self.check_owner()?;
-        self.told(SAVE, |database| {
+        self.put(checkpoint)
+    }
+
+    /// Puts the checkpoint into the transaction that is under way, and commits it.
+    fn put(&self, checkpoint: &[u8]) -> Result<()> {
+        self.told("save the checkpoint in", |database| {
             let update = "UPDATE annals_projections SET checkpoint = ?2, owner = ?3 WHERE name = ?1";
             let values = params![database.name, checkpoint, database.owner];
             match database.connection.prepare_cached(update)?.execute(values)? {
@@ -213,7 +218,17 @@ impl Database {
 
     /// Saves the checkpoint once more, with a commit that waits for the disk. All before it are durable then as well.
     pub(super) fn save_durably(&self, checkpoint: &[u8]) -> Result<()> {
-        self.durably("save the checkpoint in", || self.save(checkpoint))
+        const SAVE: &str = "save the checkpoint in";
+        self.durably(SAVE, || {
+            self.told(SAVE, Self::begin)?;
+            self.check_owner()?;
+            // A row that is what it was is not written, and a transaction that has written nothing syncs nothing.
+            self.told(SAVE, |database| {
+                let change = "UPDATE annals_projections SET owner = NULL WHERE name = ?1";
+                database.connection.execute(change, [&database.name])
+            })?;
+            self.put(checkpoint)
+        })
     }
 
     /// Does what commits, and waits for the disk. Rolls back what fails.

@@ -119,8 +119,13 @@ impl SqlCore {
                 })
             }
         };
-        if checkpoint.is_none() {
-            tables.database.reset()?;
+        match &checkpoint {
+            None => tables.database.reset()?,
+            // The process may have ended before what they have changed was on the disk.
+            Some(checkpoint) if checkpoint.resolves_letters() => {
+                tables.database.save_durably(&checkpoint.to_bytes())?;
+            }
+            Some(_) => {}
         }
         tables.saved = checkpoint.as_ref().and_then(Checkpoint::position);
         report.resumed_behind = tables.saved;
