@@ -183,7 +183,15 @@ impl<P: ProcessManager> ProcessBuilder<P> {
             runner.trouble(move || troubled.failure().map(|error| format!("a timer cannot be fired: {error}")));
         let (streams_of_work, control) = (Arc::clone(&streams), Arc::clone(&timers));
         let starts_over = !self.from_end;
-        let work = ProcessWork { engine, streams: streams_of_work, control, thread: None, starts_over, newest: None };
+        let work = ProcessWork {
+            engine,
+            streams: streams_of_work,
+            control,
+            thread: None,
+            starts_over,
+            covered: None,
+            newest: None,
+        };
         let handler = runner.start(&self.store, Box::new(work))?;
         Ok(ProcessHandle { handler, streams, timers })
     }

@@ -77,7 +77,7 @@ fn work(
     let dispatch = move |command: &String, _: &Dispatch<'_>| dispatch(&of_dispatch, command);
     let engine = Engine { codec: Errand::event_types().check().unwrap(), dispatch: Box::new(dispatch), syncs: false };
     let control = Arc::new(TimerControl::default());
-    ProcessWork { engine, streams, control, thread: None, starts_over: true, newest: None }
+    ProcessWork { engine, streams, control, thread: None, starts_over: true, covered: None, newest: None }
 }
 
 fn append(store: &Store, stream: &str, event_type: &'static str) -> RecordedEvent {

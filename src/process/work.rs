@@ -20,7 +20,9 @@ pub(super) struct ProcessWork<P: ProcessManager> {
     pub(super) thread: Option<TimerThread>,
     /// Whether it may begin with the first event of a history that changed.
     pub(super) starts_over: bool,
-    /// The newest event that came, or that the checkpoint covers: what comes from before it was parked.
+    /// What the checkpoint covered that it began with: what comes from there was parked.
+    pub(super) covered: Option<Position>,
+    /// The newest event that came: what comes from before it was parked as well.
     pub(super) newest: Option<Position>,
 }
 
@@ -34,15 +36,17 @@ impl<P: ProcessManager> Work for ProcessWork<P> {
     fn load(&mut self, store: &Store) -> Result<Option<Checkpoint>> {
         let checkpoint = Checkpoint::load(store, P::NAME)?;
         self.streams.find_open()?;
-        self.newest = checkpoint.as_ref().and_then(Checkpoint::position);
+        self.covered = checkpoint.as_ref().and_then(Checkpoint::position);
         self.thread = Some(TimerThread::spawn::<P>(Arc::clone(&self.streams), Arc::clone(&self.control))?);
         Ok(checkpoint)
     }
 
     fn handle(&mut self, event: &Event<'_>) -> Result<(), HandlerError> {
         let due_before = self.first_due();
-        let turn = if Some(event.position()) < self.newest { Turn::Overtaken } else { Turn::InOrder };
-        self.newest = self.newest.max(Some(event.position()));
+        let position = Some(event.position());
+        let is_overtaken = position <= self.covered || position < self.newest;
+        let turn = if is_overtaken { Turn::Overtaken } else { Turn::InOrder };
+        self.newest = self.newest.max(position);
         let handled = self.engine.handle(&self.streams, event, turn);
         if self.first_due() != due_before {
             self.control.wake();
@@ -68,7 +72,7 @@ impl<P: ProcessManager> Work for ProcessWork<P> {
     fn start_over(&mut self) -> Result<bool> {
         if self.starts_over {
             self.streams.find_open()?;
-            self.newest = None;
+            (self.covered, self.newest) = (None, None);
         }
         Ok(self.starts_over)
     }
