@@ -198,7 +198,13 @@ impl HandlerHandle {
 
     /// Acts while the handler is at rest with everything saved, dead letters included, or has ended: whoever pauses and
     /// resumes it meanwhile.
-    pub(crate) fn at_rest<T>(&self, act: impl FnOnce() -> T) -> T {
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] in a process that was forked from the one that the handler runs in.
+    pub(crate) fn at_rest<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        if self.thread.as_ref().is_some_and(|thread| !thread.is_here()) {
+            return Err(Error::Stopped);
+        }
         let _hold = Hold::on(&self.shared);
         let look = || (self.has_ended() || self.shared.orders().is_at_rest).then_some(());
         self.shared.wait_until(None, look);

@@ -233,7 +233,7 @@ fn a_handler_that_is_wanted_at_rest_is_at_rest_whoever_resumes_it() {
             handler.at_rest(|| {
                 handler.resume();
                 assert_eq!(handler.status().state, HandlerState::Paused);
-                handler.status().handled
+                Ok(handler.status().handled)
             })
         });
         while handler.shared.orders().held == 0 {
@@ -241,7 +241,7 @@ fn a_handler_that_is_wanted_at_rest_is_at_rest_whoever_resumes_it() {
         }
         handler.resume();
         go_on.send(()).unwrap();
-        assert_eq!(resting.join().unwrap(), 1);
+        assert_eq!(resting.join().unwrap().unwrap(), 1);
     });
     at_event.recv().unwrap();
     go_on.send(()).unwrap();

@@ -99,7 +99,10 @@ impl Driver {
         if self.batch.handled == 0 {
             return Ok(true);
         }
-        let Err(error) = self.flush() else { return Ok(true) };
+        let Err(error) = self.flush() else {
+            self.breaker.succeeded();
+            return Ok(true);
+        };
         let (handled, last) = (self.batch.handled, self.batch.last_handled.unwrap_or(Position::FIRST));
         self.undo()?;
         if error.outage().is_some() {

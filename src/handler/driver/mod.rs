@@ -53,6 +53,9 @@ pub(super) struct Driver {
     batch: Batch,
     parking: Parking,
     mark: MarkSlot,
+    /// The first dead letter that something is to be done about, and that was not looked at yet: where work is saved
+    /// elsewhere, what is left of it can be older than the dead letters.
+    due_later: Option<Position>,
     /// The event that failed, until it is settled.
     suspect: Option<Suspect>,
     /// Up to here events are handled one by one, because one of them may end the process or fail as part of a batch.
@@ -128,6 +131,7 @@ impl Driver {
             batch: Batch::default(),
             parking,
             mark,
+            due_later: None,
             suspect: None,
             careful_upto: None,
             breaker,
@@ -200,7 +204,8 @@ impl Driver {
 
     /// Handles what there is, and waits for more.
     fn round(&mut self, follow: &mut Follow) -> Result<(), End> {
-        if self.shared.has_orders() {
+        let is_due = self.due_later.is_some() && self.due_later <= self.looked;
+        if is_due || self.shared.has_orders() {
             self.attend(follow)?;
         }
         self.chunk(follow)?;

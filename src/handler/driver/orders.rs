@@ -38,13 +38,20 @@ impl Driver {
         }
     }
 
-    /// Carries out everything that is due for dead letters; `false` if there were orders before it was done.
+    /// Carries out everything that is due for dead letters; `false` if there were orders before it was done, or some of it
+    /// is due later.
     fn settle_letters(&mut self) -> Result<bool, End> {
         self.parking.reload_requests()?;
+        self.due_later = None;
         for position in self.parking.due() {
             let mut next = Some(position);
             // Once one is settled, those behind it follow.
             while let Some(letter) = next.and_then(|position| self.parking.due_at(position)).cloned() {
+                if Some(letter.position) > self.looked {
+                    // It comes by again, and would be handled twice.
+                    self.due_later = self.due_later.or(Some(letter.position));
+                    break;
+                }
                 if self.shared.has_orders() {
                     return Ok(false);
                 }
@@ -53,7 +60,7 @@ impl Driver {
             }
         }
         self.tell_parked();
-        Ok(true)
+        Ok(self.due_later.is_none())
     }
 
     /// Does what is due for a dead letter, which is due again after an outage.
