@@ -163,11 +163,13 @@ impl Subscription {
                 Taken::Nothing { until } => until,
             };
             let next = deadline.into_iter().chain(until).min();
+            let is_over = || deadline.is_some_and(|deadline| self.store.clock().monotonic() >= deadline);
             let waited = self.watch.wait(next);
-            self.group.renew(self.consumer);
-            if !waited? && deadline.is_some_and(|deadline| self.store.clock().monotonic() >= deadline) {
-                return Ok(None);
+            if matches!(waited, Ok(true)) || (waited.is_ok() && !is_over()) {
+                continue;
             }
+            self.group.renew(self.consumer);
+            return waited.map(|_| None);
         }
     }
 

@@ -111,23 +111,33 @@ impl Group {
     pub(super) fn take(&self, number: u64) -> Result<Taken> {
         let now = self.now();
         let mut shared = self.shared.lock();
-        shared.progress.renew(number, self.leased_until(now));
+        let has_waited = shared.progress.renew(number, self.leased_until(now));
+        let taken = self.take_from(&mut shared, number, now)?;
+        if has_waited && !matches!(taken, Taken::Nothing { .. }) {
+            shared.progress.tell_others(number);
+        }
+        Ok(taken)
+    }
+
+    fn take_from(&self, shared: &mut Shared, number: u64, now: Duration) -> Result<Taken> {
         if let Some(taken) = shared.progress.take(number, now)? {
             return Ok(taken);
         }
         let number_of = |position: Option<Position>| position.map_or(0, Position::number);
         if number_of(shared.progress.checkpoint()) >= number_of(shared.saved) + UNSAVED_POSITIONS_MAX {
             // Only acknowledging and closing tell that nothing can be saved: what is lost by it is looked at once more.
-            let _ = self.save(&mut shared);
+            let _ = self.save(shared);
         }
         shared.progress.nothing_for(number)
     }
 
-    /// Notes that a consumer has waited, and has not asked again yet.
+    /// Notes that a consumer has waited for nothing, and has not asked again yet.
     pub(super) fn renew(&self, number: u64) {
         if self.lease.is_some() {
             let leased_until = self.leased_until(self.now());
-            self.shared.lock().progress.renew(number, leased_until);
+            let mut shared = self.shared.lock();
+            shared.progress.renew(number, leased_until);
+            shared.progress.tell_others(number);
         }
     }
 
@@ -139,7 +149,7 @@ impl Group {
         if !shared.progress.is_member(number) {
             return Err(Error::Stopped);
         }
-        shared.progress.renew(number, leased_until);
+        shared.progress.prolong(number, leased_until);
         let lost = shared.progress.acknowledge_all(number, events);
         self.save(&mut shared)?;
         match lost {

@@ -119,9 +119,24 @@ impl Progress {
         self.members.contains_key(&number)
     }
 
-    pub(super) fn renew(&mut self, number: u64, leased_until: Duration) {
+    /// A consumer has asked, or was told something: what it has is its own until this time. Whether it had waited.
+    pub(super) fn renew(&mut self, number: u64, leased_until: Duration) -> bool {
+        let Some(member) = self.members.get_mut(&number) else { return false };
+        std::mem::replace(&mut member.leased_until, leased_until) == Duration::MAX
+    }
+
+    /// A consumer has acknowledged something. If it waits, its lease goes on when the waiting is over.
+    pub(super) fn prolong(&mut self, number: u64, leased_until: Duration) {
         if let Some(member) = self.members.get_mut(&number) {
-            member.leased_until = leased_until;
+            member.leased_until = member.leased_until.max(leased_until);
+        }
+    }
+
+    /// The lease of a consumer that has waited goes on: the others do not know that it may expire.
+    pub(super) fn tell_others(&self, number: u64) {
+        if self.lanes.values().any(|lane| lane.owner == number) {
+            let others = self.members.iter().filter(|(other, _)| **other != number);
+            others.for_each(|(_, member)| member.signal.raise());
         }
     }
 
