@@ -165,13 +165,18 @@ impl Appender {
         }
     }
 
-    /// Takes the next turn. Waits while too much is staged.
+    /// Takes the next turn. Waits while too much is staged, or writes it if nobody else does.
     pub(crate) fn turn(&self) -> Result<Turn<'_>> {
         let mut sequencer = self.sequencer.lock();
         loop {
             sequencer.check()?;
-            if sequencer.staged.bytes.len() < STAGED_BYTES_MAX || !sequencer.leading {
+            if sequencer.staged.bytes.len() < STAGED_BYTES_MAX {
                 return Ok(Turn { appender: self, sequencer });
+            }
+            if !sequencer.leading {
+                // Those whose commits are staged have not come to it.
+                sequencer = self.lead(sequencer);
+                continue;
             }
             let led = sequencer.staged.number - 1;
             self.condvar(led).wait(&mut sequencer);
@@ -219,8 +224,10 @@ impl Appender {
     /// Whether the log says of itself that all of it is synced, or is synced and has no room to say so.
     pub(crate) fn is_settled(&self) -> bool {
         let sequencer = self.sequencer.lock();
+        // A commit that was refused may have rolled: the start frame is the last one then, and was not written.
+        let is_marked = sequencer.marked && self.syncer.is_clean(&sequencer.written);
         let is_synced = || self.syncer.synced_address() == sequencer.tip.address();
-        sequencer.marked || (!sequencer.has_room_for_mark() && is_synced())
+        is_marked || (!sequencer.has_room_for_mark() && is_synced())
     }
 
     /// Writes and syncs a mark that says that everything is synced, unless the last frame says so already.
