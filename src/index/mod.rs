@@ -349,6 +349,11 @@ impl Index {
         Ok(true)
     }
 
+    /// Whether there are runs to merge.
+    pub(crate) fn wants_merge(&self) -> bool {
+        !self.view().runs_to_merge().is_empty()
+    }
+
     /// Makes a merge that is under way return soon, and all later ones at once: the store is being closed.
     pub(crate) fn stop_merging(&self) {
         self.merges_no_more.store(true, Ordering::Relaxed);

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::SegmentSpan;
-use super::fault::{IndexFile, Result, TEMPORARY};
+use super::fault::{DIRECTORY, IndexFile, Result, TEMPORARY, refused};
 use super::paged::{Files, Unusable};
 use super::positions::{Positions, PositionsFile};
 use super::rebuild::{FIRST_FRAME, Rebuilder};
@@ -91,6 +91,10 @@ impl Opening<'_> {
                 Ok(()) => {}
                 Err(Unusable::Gone) => is_complete = false,
                 Err(Unusable::Bad | Unusable::Unreadable(_)) => loaded.garbage.push(name),
+                Err(Unusable::Refused(error)) => {
+                    let place = self.files.disk.locate(&format!("{DIRECTORY}/{name}"));
+                    return Err(refused("open", &place, error));
+                }
             }
         }
         self.drop_leftovers(&mut loaded);

@@ -15,7 +15,7 @@ use crate::format::bytes::{array_at, put, u32_at};
 use crate::format::page::{CONTENT_BYTES, PAGE_BYTES, Section, is_whole, seal};
 use crate::randomness::Randomness;
 use crate::sabotage::{Sabotage, sabotaged};
-use crate::storage::{Access, Disk, File, PublishedFile, ReadMode};
+use crate::storage::{Access, Disk, File, PublishedFile, ReadMode, is_shortage};
 use crate::types::StoreId;
 
 /// Pages that are kept where there is no map.
@@ -41,6 +41,8 @@ pub(super) enum Unusable {
     Bad,
     /// The operating system refused. A sector that cannot be read is damage like any other: the file is rebuilt elsewhere.
     Unreadable(io::Error),
+    /// The operating system has too little for it now. Nothing is wrong with the file.
+    Refused(io::Error),
 }
 
 impl Files {
@@ -123,6 +125,7 @@ impl Unusable {
         match error.kind() {
             io::ErrorKind::NotFound => Unusable::Gone,
             io::ErrorKind::UnexpectedEof => Unusable::Bad,
+            _ if is_shortage(&error) => Unusable::Refused(error),
             _ => Unusable::Unreadable(error),
         }
     }
@@ -130,7 +133,7 @@ impl Unusable {
     /// What it means of a file that was just written: nobody asks for its bytes again to find out whether it is damaged.
     pub(super) fn of_new_file(self, path: &Path) -> IndexError {
         match self {
-            Unusable::Unreadable(error) => refused("read", path, error),
+            Unusable::Unreadable(error) | Unusable::Refused(error) => refused("read", path, error),
             Unusable::Gone => refused("open", path, io::ErrorKind::NotFound.into()),
             Unusable::Bad => crate::Error::corrupt(path, 0, "an index file that was just written is damaged").into(),
         }

@@ -9,7 +9,7 @@ use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::fault::{IndexFault, IndexFile, Result};
+use super::fault::{IndexFault, IndexFile, Result, refused};
 use super::key::EventKeys;
 use super::paged::{Files, Unusable};
 use super::positions::{Positions, PositionsFile};
@@ -74,10 +74,14 @@ impl IndexAudit {
                     }
                 }),
             };
-            if let Err(Unusable::Bad | Unusable::Unreadable(_)) = opened {
-                let reason = format!("the index file is damaged, or of another version or store; {REBUILT}");
-                problems.push(IndexProblem { file: files.disk.locate(&id.path()), offset: 0, reason });
-            }
+            let reason = match opened {
+                Ok(()) | Err(Unusable::Gone) => continue,
+                Err(Unusable::Refused(error)) => return Err(refused("open", &files.disk.locate(&id.path()), error)),
+                Err(Unusable::Bad | Unusable::Unreadable(_)) => {
+                    format!("the index file is damaged, or of another version or store; {REBUILT}")
+                }
+            };
+            problems.push(IndexProblem { file: files.disk.locate(&id.path()), offset: 0, reason });
         }
         runs.sort_by_key(|run: &Arc<Run>| run.order());
         Ok(Self {
@@ -108,7 +112,9 @@ impl IndexAudit {
             }
             Some(Err(Unusable::Gone)) => return,
             Some(Err(Unusable::Bad)) => format!("the index file is damaged; {REBUILT}"),
-            Some(Err(Unusable::Unreadable(error))) => format!("the index file cannot be read: {error}"),
+            Some(Err(Unusable::Unreadable(error) | Unusable::Refused(error))) => {
+                format!("the index file cannot be read: {error}")
+            }
             None => format!("the index file is of another history; {REBUILT}"),
         };
         self.reject_positions(number, reason);

@@ -47,7 +47,7 @@ pub(crate) use owner::Owner;
 #[cfg(all(unix, not(miri)))]
 pub(crate) use owner::{holds_in_a_fork, ran_alone};
 pub(crate) use published::{FileWriter, PublishedFile, ReadMode};
-pub(crate) use real::RealDisk;
+pub(crate) use real::{RealDisk, is_shortage};
 #[cfg(test)]
 pub(crate) use recording::{RecordingDisk, copy_files};
 pub(crate) use region::Region;

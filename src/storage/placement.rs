@@ -11,6 +11,10 @@ use super::{Disk, RealDisk};
 impl RealDisk {
     /// Whether nothing is at the path of the directory, or an empty directory.
     pub(crate) fn is_vacant(&self) -> io::Result<bool> {
+        // A link to an empty directory is something, in whose place no directory can be put.
+        if self.locate("").is_symlink() {
+            return Ok(false);
+        }
         match fs::read_dir(self.locate("")) {
             Ok(mut entries) => Ok(entries.next().is_none()),
             Err(error) => match error.kind() {

@@ -26,7 +26,9 @@ impl RealDisk {
         let path = path.as_ref();
         // Absolute, so that the store stays where it is when the process changes its working directory. Only an empty
         // path has no absolute form: opening it fails later, with its name.
-        Self { root: std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()) }
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+        // Without a slash at the end: what stands beside the directory would stand in it.
+        Self { root: absolute.components().collect() }
     }
 }
 
@@ -50,7 +52,9 @@ impl Disk for RealDisk {
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
         let entries = match fs::read_dir(self.locate(dir)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(Vec::new());
+            }
             entries => entries?,
         };
         let mut names = Vec::new();
@@ -220,6 +224,19 @@ fn sync_existing_name(dir: &Path, sync: &mut SyncDir<'_>) -> io::Result<()> {
         Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput) => Ok(()),
         result => result,
     }
+}
+
+/// Whether the system had too few files, maps or memory left for a call, which says nothing of what is on the disk.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    let is_known = {
+        use rustix::io::Errno;
+        let known = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN];
+        error.raw_os_error().is_some_and(|raw| known.iter().any(|known| known.raw_os_error() == raw))
+    };
+    #[cfg(not(unix))]
+    let is_known = false;
+    is_known || error.kind() == io::ErrorKind::OutOfMemory
 }
 
 #[cfg(unix)]
