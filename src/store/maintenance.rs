@@ -1,8 +1,8 @@
 //! Background work: syncs what was handed to the operating system, marks the log when traffic stops, makes the next
 //! segment, writes the index of the newest events to disk, and merges its runs.
 //!
-//! One thread does it all, on the store's clock. Nothing here is needed for an append to be right: what cannot wait is
-//! done by the appends themselves.
+//! On the store's clock, in two threads: merges take as long as the index is large, and what was written is synced in time
+//! meanwhile. Nothing here is needed for an append to be right: what cannot wait is done by the appends themselves.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,57 +26,77 @@ pub(super) struct Round {
     state: Option<Box<Round>>,
 }
 
-/// The background thread of a store.
+/// The background threads of a store.
 #[derive(Debug)]
 pub(super) struct Worker {
+    calls: Calls,
+    threads: Vec<OwnThread>,
+}
+
+/// What the threads are called by.
+#[derive(Debug, Clone)]
+struct Calls {
     signal: Arc<Signal>,
+    merge: Arc<Signal>,
     stop: Arc<AtomicBool>,
-    thread: Option<OwnThread>,
 }
 
 impl Worker {
-    /// Starts the thread.
+    /// Starts the threads.
     pub(super) fn start(inner: &Arc<Inner>, signal: &Arc<Signal>) -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let work = Work { inner: Arc::clone(inner), signal: Arc::clone(signal), stop: Arc::clone(&stop) };
-        let thread = OwnThread::spawn("annals".into(), move || work.run())
-            .map_err(|error| Error::io("start a thread for", inner.disk.locate(""), error))?;
-        Ok(Self { signal: Arc::clone(signal), stop, thread: Some(thread) })
-    }
-
-    /// Ends the thread and waits for it.
-    pub(super) fn stop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        self.signal.raise();
-        if let Some(thread) = self.thread.take() {
-            // After a panic, which its hook has reported, the store went on without background work.
-            thread.join();
+        let calls = Calls { signal: Arc::clone(signal), merge: Arc::default(), stop: Arc::default() };
+        let mut worker = Self { calls, threads: Vec::new() };
+        let works: [(&str, fn(&Calls, &Inner)); 2] = [("annals", Calls::go_round), ("annals-merge", Calls::merge)];
+        for (name, work) in works {
+            let (calls, of_thread) = (worker.calls.clone(), Arc::clone(inner));
+            match OwnThread::spawn(name.into(), move || work(&calls, &of_thread)) {
+                Ok(thread) => worker.threads.push(thread),
+                Err(error) => {
+                    worker.stop();
+                    return Err(Error::io("start a thread for", inner.disk.locate(""), error));
+                }
+            }
         }
+        Ok(worker)
+    }
+
+    /// Ends the threads and waits for them.
+    pub(super) fn stop(&mut self) {
+        self.calls.stop.store(true, Ordering::Release);
+        self.calls.signal.raise();
+        self.calls.merge.raise();
+        // After a panic, which its hook has reported, the store went on without that part of its background work.
+        self.threads.drain(..).for_each(OwnThread::join);
     }
 }
 
-struct Work {
-    inner: Arc<Inner>,
-    signal: Arc<Signal>,
-    stop: Arc<AtomicBool>,
-}
-
-impl Work {
-    fn run(self) {
+impl Calls {
+    fn go_round(&self, inner: &Inner) {
         let mut round = Round::default();
         while !self.stop.load(Ordering::Acquire) {
-            let deadline = self.inner.background_round(&mut round, &self.stop);
-            self.inner.clock.wait(&self.signal, deadline);
+            let deadline = inner.background_round(&mut round);
+            if inner.wants_merge() {
+                self.merge.raise();
+            }
+            inner.clock.wait(&self.signal, deadline);
+        }
+    }
+
+    fn merge(&self, inner: &Inner) {
+        while !self.stop.load(Ordering::Acquire) {
+            inner.merge_all(&self.stop);
+            inner.clock.wait(&self.merge, None);
         }
     }
 }
 
 impl Inner {
-    /// One round of background work; returns when the next is due at the latest, `None` for when the signal is raised.
+    /// One round of background work, but for merges; returns when the next is due at the latest, `None` for when the signal
+    /// is raised.
     ///
     /// Errors stay where they belong: one of the log poisons it and comes up at the next append; the index keeps in
     /// memory what it could not write, and tries again.
-    pub(super) fn background_round(&self, round: &mut Round, stop: &AtomicBool) -> Option<Duration> {
+    pub(super) fn background_round(&self, round: &mut Round) -> Option<Duration> {
         let appender = self.appender().ok()?;
         let _ = appender.make_spare();
         let now = self.clock.monotonic();
@@ -92,14 +112,26 @@ impl Inner {
             let _ = appender.sync();
         }
         let _ = self.spill_index();
-        while !stop.load(Ordering::Acquire) && matches!(self.merge_index(), Ok(true)) {}
         if now >= round.since.saturating_add(self.mark_delay) {
             let _ = appender.mark();
         }
         round.unsynced_since = appender.has_unsynced().then(|| round.unsynced_since.unwrap_or(now));
         let next = self.next_round(appender, round);
-        let next_of_state = self.state.background_round(&mut round.state, stop);
+        let next_of_state = self.state.background_round(&mut round.state);
         next.into_iter().chain(next_of_state).min()
+    }
+
+    /// Whether there are runs to merge, in the index or in that of the state.
+    fn wants_merge(&self) -> bool {
+        self.index.wants_merge() || self.state.opened().is_some_and(|state| state.handle.inner.wants_merge())
+    }
+
+    /// Merges what there is to merge, in the index and in that of the state, until it is told to stop.
+    pub(super) fn merge_all(&self, stop: &AtomicBool) {
+        while !stop.load(Ordering::Acquire) && matches!(self.merge_index(), Ok(true)) {}
+        if let Some(state) = self.state.opened() {
+            state.handle.inner.merge_all(stop);
+        }
     }
 
     fn next_round(&self, appender: &Appender, round: &Round) -> Option<Duration> {
@@ -115,14 +147,18 @@ impl Inner {
         sync_due.into_iter().chain([round.since.saturating_add(self.mark_delay)]).min()
     }
 
-    /// Everything that background work would do now and later, at once.
+    /// Everything that background work would do now and later, at once: all that can be done, whatever else cannot.
+    /// Returns the first error.
     pub(super) fn maintain(&self) -> Result<()> {
         let appender = self.appender()?;
-        appender.make_spare()?;
-        appender.mark()?;
-        self.spill_index()?;
-        while self.merge_index()? {}
-        self.state.maintain()
+        let spared = appender.make_spare();
+        let marked = appender.mark();
+        let indexed = self.spill_index().and_then(|_| {
+            while self.merge_index()? {}
+            Ok(())
+        });
+        let kept = self.state.maintain();
+        spared.and(marked).and(indexed).and(kept)
     }
 }
 
@@ -148,14 +184,14 @@ mod tests {
         let store = Store::open_on(Arc::new(disk.clone()), options.without_background_work(), true).unwrap();
         let append = || store.append("s", ExpectedVersion::Any, [NewEvent::raw("Made", "")]).map(drop).unwrap();
         let inner = &store.handle.inner;
-        let (mut round, stop) = (Round::default(), AtomicBool::new(false));
+        let mut round = Round::default();
         append();
-        inner.background_round(&mut round, &stop);
+        inner.background_round(&mut round);
         clock.advance(DELAY);
         append();
         disk.hold(Call::Sync, ".segment");
         thread::scope(|scope| {
-            let syncing = scope.spawn(|| inner.background_round(&mut round, &stop));
+            let syncing = scope.spawn(|| inner.background_round(&mut round));
             disk.wait_held();
             append();
             disk.release();
@@ -163,10 +199,10 @@ mod tests {
         });
         let synced = disk.calls(Call::Sync);
         assert_eq!((inner.log.synced(), inner.log.visible()), (2, 3));
-        inner.background_round(&mut round, &stop);
+        inner.background_round(&mut round);
         assert_eq!((disk.calls(Call::Sync), round.unsynced_since), (synced, Some(clock.monotonic())));
         clock.advance(DELAY);
-        inner.background_round(&mut round, &stop);
+        inner.background_round(&mut round);
         assert_eq!(inner.log.synced(), 3);
     }
 
@@ -180,16 +216,16 @@ mod tests {
         let store = Store::open_on(Arc::new(disk.clone()), options.without_background_work(), true).unwrap();
         let append = || store.append("s", ExpectedVersion::Any, [NewEvent::raw("Made", "")]).map(drop);
         let inner = &store.handle.inner;
-        let (mut round, stop) = (Round::default(), AtomicBool::new(false));
+        let mut round = Round::default();
         append().unwrap();
-        inner.background_round(&mut round, &stop);
+        inner.background_round(&mut round);
         append().unwrap();
         disk.inject(Fault::next(Call::Write).of(".segment"));
         append().unwrap_err();
         clock.advance(DELAY / 2);
-        assert_eq!(inner.background_round(&mut round, &stop), Some(DELAY));
+        assert_eq!(inner.background_round(&mut round), Some(DELAY));
         clock.advance(DELAY / 2);
-        assert_eq!(inner.background_round(&mut round, &stop), None);
+        assert_eq!(inner.background_round(&mut round), None);
         assert_eq!((inner.log.synced(), inner.log.visible()), (2, 2));
     }
 
@@ -203,9 +239,9 @@ mod tests {
         store.append("s", ExpectedVersion::Any, [NewEvent::raw("Made", "")]).unwrap();
         disk.inject(Fault::next(Call::Sync).of(".segment"));
         store.sync().unwrap_err();
-        let (mut round, stop) = (Round::default(), AtomicBool::new(false));
+        let mut round = Round::default();
         for _ in 0..3 {
-            assert_eq!(store.handle.inner.background_round(&mut round, &stop), None);
+            assert_eq!(store.handle.inner.background_round(&mut round), None);
             clock.advance(Duration::from_secs(10));
         }
     }
@@ -217,11 +253,11 @@ mod tests {
         let options = Options::new().durability(Durability::Os).clock(clock.clone()).without_background_work();
         let options = options.sync_delay(Duration::MAX).mark_delay(Duration::MAX);
         let store = Store::open_on(Arc::new(MemoryDisk::new()), options, true).unwrap();
-        let (mut round, stop) = (Round::default(), AtomicBool::new(false));
+        let mut round = Round::default();
         for _ in 0..3 {
             store.append("s", ExpectedVersion::Any, [NewEvent::raw("Made", "")]).unwrap();
             clock.advance(Duration::from_secs(10));
-            assert_eq!(store.handle.inner.background_round(&mut round, &stop), Some(Duration::MAX));
+            assert_eq!(store.handle.inner.background_round(&mut round), Some(Duration::MAX));
         }
         assert_eq!(store.handle.inner.log.synced(), 0);
     }
@@ -241,12 +277,12 @@ mod tests {
         let around = commit(Vec::new()).frame_len();
         store.send(commit(vec![7; left as usize - around])).unwrap();
         assert_eq!(inner.appender().unwrap().turn().unwrap().log_bytes(), SEGMENT_BYTES);
-        let (mut round, stop) = (Round::default(), AtomicBool::new(false));
+        let mut round = Round::default();
         for _ in 0..3 {
-            inner.background_round(&mut round, &stop);
+            inner.background_round(&mut round);
             clock.advance(Duration::from_secs(10));
         }
-        assert_eq!(inner.background_round(&mut round, &stop), None);
+        assert_eq!(inner.background_round(&mut round), None);
         assert_eq!(inner.log.synced(), 1);
     }
 }

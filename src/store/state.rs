@@ -25,12 +25,11 @@ use super::{Inner, Store};
 use crate::clock::Signal;
 use crate::error::{Conflict, Error, ExpectationFailure, ExpectedVersion, Invalid, Result, Violation};
 use crate::index::{Direction, KeyKind};
-use crate::limits::{CONDITIONS_PER_COMMIT_MAX, STATE_KEY_BYTES_MAX};
+use crate::limits::{CONDITIONS_PER_COMMIT_MAX, STATE_KEY_BYTES_MAX, STREAM_NAME_BYTES_MAX};
 use crate::log::Growth;
 use crate::randomness::event_id;
 use crate::storage::{Access, Disk, Owner, SubDisk};
 use crate::sync::Mutex;
-use crate::sync::atomic::AtomicBool;
 use crate::types::{Durability, EventId, Position, category_of};
 
 /// The directory of the state store in that of the store.
@@ -448,7 +447,7 @@ impl StateSlot {
         if self.options.durability == Durability::Synced { appender.sync() } else { Ok(()) }
     }
 
-    fn opened(&self) -> Option<Store> {
+    pub(super) fn opened(&self) -> Option<Store> {
         match &*self.slot.read() {
             Slot::Open(store) => Some(store.clone()),
             Slot::Unused | Slot::Closed => None,
@@ -456,10 +455,10 @@ impl StateSlot {
     }
 
     /// Does the state's part of a round of background work; returns when the next is due at the latest.
-    pub(super) fn background_round(&self, round: &mut Option<Box<Round>>, stop: &AtomicBool) -> Option<Duration> {
+    pub(super) fn background_round(&self, round: &mut Option<Box<Round>>) -> Option<Duration> {
         let store = self.opened()?;
         let state = &store.handle.inner;
-        let next = state.background_round(round.get_or_insert_default(), stop);
+        let next = state.background_round(round.get_or_insert_default());
         match self.compact_step(state) {
             Ok(true) => Some(state.clock.monotonic()),
             // After an error the next round that has more to compact tries again.
@@ -470,8 +469,10 @@ impl StateSlot {
     /// Everything that background work would do now and later, at once.
     pub(super) fn maintain(&self) -> Result<()> {
         let Some(store) = self.opened() else { return Ok(()) };
-        while self.compact_step(&store.handle.inner)? {}
-        store.handle.inner.maintain()
+        let compacted =
+            std::iter::repeat_with(|| self.compact_step(&store.handle.inner)).find(|step| !matches!(step, Ok(true)));
+        let maintained = store.handle.inner.maintain();
+        compacted.map_or(Ok(()), |last| last.map(drop)).and(maintained)
     }
 
     /// Goes on with the compaction of the state; `false` if there is nothing to do.
@@ -601,7 +602,13 @@ impl Inner {
     }
 
     pub(super) fn keys(self: &Arc<Self>, prefix: &str) -> Result<Vec<String>> {
-        let query = if prefix.contains('-') { Query::category(category_of(prefix)) } else { Query::all() };
+        let query = match category_of(prefix) {
+            category if prefix.contains('-') && (1..=STREAM_NAME_BYTES_MAX).contains(&category.len()) => {
+                Query::category(category)
+            }
+            // Not a category that could be asked for.
+            _ => Query::all(),
+        };
         // The first event of a key that is met on the way back is its newest.
         let mut read = super::Read::new(self, query, None).reverse();
         let mut seen = HashSet::new();

@@ -257,7 +257,10 @@ impl History {
             10 => self.send_in_vain(store),
             11 => self.note_durable(store.sync(), "sync"),
             12 | 13 => self.note_durable(store.maintain(), "maintain"),
-            14 => drop(store.handle.inner.background_round(&mut self.round, &AtomicBool::new(false))),
+            14 => {
+                store.handle.inner.background_round(&mut self.round);
+                store.handle.inner.merge_all(&AtomicBool::new(false));
+            }
             15 => self.move_clock(),
             16 => self.look_beside(),
             17 | 18 => self.work_beside(store),
