@@ -79,6 +79,7 @@ impl Inner {
     /// Sends a commit. The names in the result are still missing; with a ticket, it is only staged.
     pub(super) fn try_send(&self, commit: &mut Commit, ending: Ending) -> Result<(Appended, Option<Ticket>)> {
         let appender = self.appender()?;
+        commit.order_tags();
         let frame_len = commit.check(self.commit_bytes_max)?;
         let now = commit.complete(&*self.clock, &*self.randomness).nanos();
         let commit = &*commit;
@@ -412,10 +413,12 @@ impl<'a> Sending<'a> {
         Err(Conflict { failures: told }.into())
     }
 
-    /// A result that was found must be as durable as the one that was asked for.
+    /// A result that was found must be as durable as the one that was asked for. Where it cannot be made so, it is as much
+    /// in doubt as what was just written.
     fn meet_durability(&self, appender: &Appender, appended: Appended, durability: Durability) -> Result<Appended> {
         if durability == Durability::Synced && self.inner.log.synced() < appended.last {
-            appender.sync()?;
+            let in_doubt = |cause| Error::Indeterminate { cause: Box::new(cause) };
+            appender.sync().map_err(in_doubt)?;
         }
         Ok(appended)
     }

@@ -319,10 +319,14 @@ impl Store {
     }
 
     /// A handle of the same store that keeps `guard` alive, as do its clones and the reads that are begun through any of
-    /// them. When the last of these is gone, the guard is dropped: who lends a store out can tell that it came back. It
-    /// replaces the guard of this handle.
+    /// them. When the last of these is gone, the guard is dropped: who lends a store out can tell that it came back. The
+    /// guards of this handle are kept as long.
     #[must_use]
     pub fn with_guard(&self, guard: Arc<dyn Any + Send + Sync>) -> Store {
+        let guard = match &self.guard {
+            Some(kept) => Arc::new((guard, Arc::clone(kept))),
+            None => guard,
+        };
         Store { guard: Some(guard), ..self.clone() }
     }
 

@@ -115,7 +115,8 @@ impl Query {
 
     fn narrowed(mut self, narrow: impl FnOnce(&mut Item)) -> Self {
         let items = self.items.get_or_insert_with(|| vec![Item::default()]);
-        narrow(items.last_mut().expect("a query has an item"));
+        // One that was read from elsewhere may have none, and is told to be invalid when it is used.
+        items.last_mut().map(narrow);
         self
     }
 
@@ -148,6 +149,13 @@ impl Query {
     /// What is wrong with the query; `field` names it.
     pub(super) fn violations(&self, field: &str, violations: &mut Vec<Violation>) {
         let items = self.items.as_deref().unwrap_or_default();
+        if self.items.is_some() && items.is_empty() {
+            violations.push(Violation::new(
+                None,
+                format!("{field}.items"),
+                "none; a query has at least one".to_owned(),
+            ));
+        }
         if items.len() > QUERY_ITEMS_MAX {
             let problem = format!("{} items, at most {QUERY_ITEMS_MAX} are allowed", items.len());
             violations.push(Violation::new(None, format!("{field}.items"), problem));
