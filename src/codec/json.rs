@@ -327,7 +327,8 @@ mod tests {
 
     #[test]
     fn what_is_written_at_any_depth_can_be_read() {
-        let shapes: [(usize, fn(Box<Nested>) -> Nested); 4] = [
+        type Shape = fn(Box<Nested>) -> Nested;
+        let shapes: [(usize, Shape); 4] = [
             (1, |inner| Nested::Newtype(inner)),
             (2, |inner| Nested::Tuple(inner, ())),
             (2, |inner| Nested::Struct { inner }),

@@ -474,6 +474,26 @@ fn a_mark_that_fails_puts_no_commit_in_doubt() {
     }
 }
 
+/// One that the system had too little left to open was taken for damaged and removed: all of its events were indexed anew.
+#[test]
+fn an_index_file_that_there_are_too_few_files_or_maps_for_stays_where_it_is() {
+    for call in [Call::Open, Call::Map] {
+        let disk = FaultyDisk::new(MemoryDisk::new());
+        let store = open(&disk).unwrap();
+        (0..20).for_each(|number| drop(store.send(commit(number, SYNCED)).unwrap()));
+        store.maintain().unwrap();
+        store.close().unwrap();
+        let files = disk.list("index").unwrap();
+        let shortage = Fault::next(call).in_dir("index").kind(std::io::ErrorKind::OutOfMemory);
+        disk.inject(Fault { forever: true, ..shortage });
+        let refused = open(&disk).map(drop);
+        disk.heal();
+        assert!(matches!(refused, Err(Error::Io { .. })), "{call:?}: {refused:?}");
+        assert_eq!(disk.list("index").unwrap(), files, "{call:?}");
+        assert_eq!(open(&disk).unwrap().open_report().indexed_events, 0, "{call:?}");
+    }
+}
+
 /// An index file that was just written was told to be corrupt, when it was the operating system that refused to open or
 /// to map it.
 #[test]

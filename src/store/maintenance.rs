@@ -33,6 +33,9 @@ pub(super) struct Worker {
     threads: Vec<OwnThread>,
 }
 
+/// What a thread does until it is told to stop.
+type Work = fn(&Calls, &Inner);
+
 /// What the threads are called by.
 #[derive(Debug, Clone)]
 struct Calls {
@@ -46,7 +49,7 @@ impl Worker {
     pub(super) fn start(inner: &Arc<Inner>, signal: &Arc<Signal>) -> Result<Self> {
         let calls = Calls { signal: Arc::clone(signal), merge: Arc::default(), stop: Arc::default() };
         let mut worker = Self { calls, threads: Vec::new() };
-        let works: [(&str, fn(&Calls, &Inner)); 2] = [("annals", Calls::go_round), ("annals-merge", Calls::merge)];
+        let works: [(&str, Work); 2] = [("annals", Calls::go_round), ("annals-merge", Calls::merge)];
         for (name, work) in works {
             let (calls, of_thread) = (worker.calls.clone(), Arc::clone(inner));
             match OwnThread::spawn(name.into(), move || work(&calls, &of_thread)) {
@@ -153,7 +156,7 @@ impl Inner {
         let appender = self.appender()?;
         let spared = appender.make_spare();
         let marked = appender.mark();
-        let indexed = self.spill_index().and_then(|_| {
+        let indexed = self.spill_index().and_then(|()| {
             while self.merge_index()? {}
             Ok(())
         });
@@ -170,7 +173,7 @@ mod tests {
     use super::*;
     use crate::clock::{Clock, ManualClock};
     use crate::error::ExpectedVersion;
-    use crate::storage::{Call, Fault, FaultyDisk, MemoryDisk};
+    use crate::storage::{Call, Disk, Fault, FaultyDisk, MemoryDisk};
     use crate::types::{Durability, Timestamp};
 
     /// From the second second of traffic that did not stop, everything was synced over and over, without a pause: what
@@ -204,6 +207,78 @@ mod tests {
         clock.advance(DELAY);
         inner.background_round(&mut round);
         assert_eq!(inner.log.synced(), 3);
+    }
+
+    /// Found by review. A commit that was refused when it had rolled left a start frame that nobody wrote, the log counted as
+    /// settled, and what was acknowledged before waited for the next append to be synced.
+    #[test]
+    fn what_was_acknowledged_before_a_refused_commit_has_rolled_is_synced_in_time() {
+        const DELAY: Duration = Duration::from_secs(1);
+        let clock = ManualClock::new(Timestamp::from_millis(1_000));
+        let options = Options::new().durability(Durability::Os).sync_delay(DELAY).clock(clock.clone());
+        let options = options.segment_bytes_first(4 * 1024).segment_bytes_max(64 * 1024).without_background_work();
+        let options = options.admission(|commit: &crate::Admission<'_>| match commit.events() {
+            1 => Ok(()),
+            _ => Err(Error::Stopped),
+        });
+        let store = Store::open_on(Arc::new(MemoryDisk::new()), options, true).unwrap();
+        let inner = &store.handle.inner;
+        let mut round = Round::default();
+        inner.background_round(&mut round);
+        store.append("s", ExpectedVersion::Any, [NewEvent::raw("Made", "")]).unwrap();
+        let large = || NewEvent::raw("Made", vec![7; 3 * 1024]);
+        store.append("s", ExpectedVersion::Any, [large(), large()]).unwrap_err();
+        assert_eq!(inner.log.segments().iter().len(), 2);
+        assert!(inner.background_round(&mut round).is_some());
+        clock.advance(DELAY);
+        assert_eq!(inner.background_round(&mut round), None);
+        assert_eq!((inner.log.synced(), inner.log.visible()), (1, 1));
+    }
+
+    /// Found by review. The segment that could not be made on a full disk came first, and what could be done was not.
+    #[test]
+    fn maintenance_syncs_what_was_written_also_on_a_full_disk() {
+        let disk = MemoryDisk::new();
+        let options =
+            Options::new().durability(Durability::Os).segment_bytes_first(64 * 1024).without_background_work();
+        let store = Store::open_on(Arc::new(disk.clone()), options, true).unwrap();
+        let append = |payload| store.append("s", ExpectedVersion::Any, [NewEvent::raw("Made", payload)]).map(drop);
+        append(vec![7; 40 * 1024]).unwrap();
+        disk.set_budget(disk.used());
+        append(Vec::new()).unwrap();
+        assert!(matches!(store.maintain(), Err(Error::Full { .. })));
+        assert_eq!((store.synced_head().unwrap(), store.head().unwrap().unwrap().number()), (store.head().unwrap(), 2));
+    }
+
+    /// Found by review. One thread did all background work, and a merge of a large index takes minutes: what was acknowledged
+    /// meanwhile was not synced, and full windows waited in memory. This would wait for ever for the sync.
+    #[test]
+    fn what_is_written_during_a_merge_is_synced_in_time() {
+        let disk = FaultyDisk::new(MemoryDisk::new());
+        let clock = ManualClock::new(Timestamp::from_millis(1_000));
+        let options = Options::new().durability(Durability::Os).clock(clock.clone());
+        let options = options.index_memory_bytes_max(64 * 1024);
+        let store = Store::open_on(Arc::new(disk.clone()), options, true).unwrap();
+        let append = || {
+            let events: Vec<_> = (0..200).map(|number| NewEvent::raw("Made", "").tag(format!("n:{number}"))).collect();
+            store.append("s", ExpectedVersion::Any, events).unwrap();
+        };
+        let runs = || disk.list("index").unwrap().iter().filter(|name| name.contains(".run")).count();
+        while runs() == 0 {
+            append();
+            thread::yield_now();
+        }
+        // Only a merge makes another run that begins with the first event.
+        disk.hold(Call::Create, "/00000000000000000001-");
+        (0..64).for_each(|_| append());
+        disk.wait_held();
+        append();
+        while store.synced_head().unwrap() != store.head().unwrap() {
+            clock.advance(Duration::from_secs(1));
+            thread::yield_now();
+        }
+        disk.release();
+        store.close().unwrap();
     }
 
     /// Found by review. After a failed write, background work never came back to what had been acknowledged before it.

@@ -129,7 +129,7 @@ enum Phase {
     Closed(Result<()>),
 }
 
-/// The background thread and the lock of a store that takes appends.
+/// The background threads and the lock of a store that takes appends.
 #[derive(Debug)]
 struct Running {
     worker: Option<maintenance::Worker>,

@@ -43,6 +43,18 @@ fn a_sync_is_called_for_once_much_is_unsynced() {
     assert!(!opened.appender.wants_sync());
 }
 
+/// Found by review. Who staged commits and had not come to see them through let any number of others stage as much, all of
+/// it in memory and then written at once, behind no sync.
+#[test]
+fn who_comes_where_much_is_staged_writes_it_first_if_nobody_else_does() {
+    let (opened, _) = open_signalled(64 * MIB);
+    let payload = || vec![vec![7; 5 * MIB as usize]];
+    for (staged, visible) in [(1, 0), (2, 0), (3, 2), (4, 2), (5, 4)] {
+        stage(&opened.appender, OS, 0, &payload()).unwrap();
+        assert_eq!(opened.log.visible(), visible, "{staged} were staged");
+    }
+}
+
 /// A segment is synced to its end before the next one begins, while others wait.
 #[test]
 fn a_sync_is_called_for_earlier_where_the_segment_ends_soon() {
