@@ -5,6 +5,7 @@
 #![cfg(feature = "tokio")]
 
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -213,11 +214,48 @@ fn a_rule_that_panics_panics_for_who_waits_and_the_store_goes_on() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
     runtime.block_on(async {
         let panicked = tokio::spawn(store.append_async("a-1", Any, [event("1")])).await.unwrap_err().into_panic();
-        assert_eq!(panicked.downcast_ref::<String>().unwrap(), "the rule is broken");
+        assert_eq!(*panicked.downcast_ref::<&str>().unwrap(), "the rule is broken");
         panics.store(false, Ordering::SeqCst);
         store.append_async("a-1", Any, [event("2")]).await.unwrap();
     });
     assert_eq!(payloads(&store), ["2"]);
+}
+
+/// Those that were handed over with it panicked as well, written or not, and nobody got a commit back.
+#[test]
+fn a_rule_that_panics_for_one_commit_costs_the_others_of_its_group_nothing() {
+    let (entered, at_gate) = std::sync::mpsc::channel();
+    let (open_gate, opened) = std::sync::mpsc::channel();
+    let gate = Mutex::new((entered, opened));
+    let store = Options::new()
+        .admission(move |commit: &annals::Admission<'_>| {
+            let is_on = |name: &str| commit.streams().any(|(stream, _)| stream == name);
+            if is_on("gate-1") {
+                let (entered, opened) = &*gate.lock().unwrap();
+                entered.send(()).unwrap();
+                opened.recv().unwrap();
+            }
+            assert!(!is_on("forbidden-1"), "the rule is broken");
+            Ok(())
+        })
+        .in_memory()
+        .unwrap();
+    let append = |stream: &'static str| {
+        let mut appending = Box::pin(store.append_async(stream, Any, [event(stream)]));
+        assert!(poll(appending.as_mut()).is_pending());
+        appending
+    };
+    let first = append("gate-1");
+    at_gate.recv().unwrap();
+    // The committer takes these together, when it is done with the first.
+    let [a, forbidden, b] = ["a-1", "forbidden-1", "b-1"].map(append);
+    open_gate.send(()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(first).unwrap();
+    runtime.block_on(a).unwrap();
+    catch_unwind(AssertUnwindSafe(|| runtime.block_on(forbidden))).unwrap_err();
+    runtime.block_on(b).unwrap();
+    assert_eq!(payloads(&store), ["gate-1", "a-1", "b-1"]);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! store waits for it, and it for every sender of jobs. So a future has a sender only until it has handed its job over, and
 //! lets go of it before the store: one that nobody polls any more would keep the committer, and who waits for it, for ever.
 
-use std::any::Any;
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -168,25 +168,14 @@ fn commit_group(group: Vec<Send>) {
         waiters.push(result);
     }
     let Some(store) = stores.first() else { return };
-    let sent = catch_unwind(AssertUnwindSafe(|| store.send_all(commits)));
+    let mut panics = VecDeque::new();
+    let sent = catch_unwind(AssertUnwindSafe(|| store.send_each(commits, |panic| panics.push_back(panic))));
     // Before that is told: then whoever waited may drop the store, and open it again.
     drop(stores);
-    match sent {
-        Ok(results) => {
-            for (waiter, result) in waiters.into_iter().zip(results) {
-                // Whoever waited may not any more.
-                let _ = waiter.send(Ok(result));
-            }
-        }
-        Err(panic) => tell_panic(waiters, &*panic),
-    }
-}
-
-fn tell_panic<T>(waiters: Vec<oneshot::Sender<Outcome<T>>>, panic: &(dyn Any + std::marker::Send)) {
-    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-    for waiter in waiters {
-        let panic = text.clone().unwrap_or_else(|| "the committing thread panicked".to_owned());
-        let _ = waiter.send(Err(Box::new(panic)));
+    // What was not sent, because of a panic of our own, is told by the waiters' end.
+    for (waiter, result) in waiters.into_iter().zip(sent.into_iter().flatten()) {
+        let outcome = result.map(Ok).or_else(|| panics.pop_front().map(Err));
+        // Whoever waited may not any more.
+        let _ = outcome.map(|outcome| waiter.send(outcome));
     }
 }

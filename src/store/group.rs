@@ -3,6 +3,9 @@
 //! Each commit is decided on its own, as if they were sent by as many threads in this order. They are staged one after
 //! the other and seen through in the end; a commit whose decision rests on one before it has that one written first.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
 use super::append::Ending;
 use super::commit::{AppendError, Appended, Commit};
 use super::{Inner, Store, outcome_of};
@@ -41,6 +44,34 @@ impl Store {
     ///
     /// The results are in the order of the commits; each is that of [`Store::send`].
     pub fn send_all(&self, commits: impl IntoIterator<Item = Commit>) -> Vec<Result<Appended, AppendError>> {
+        let mut panicked = None;
+        let sent = self.send_while(commits, |panic| {
+            panicked = Some(panic);
+            false
+        });
+        match panicked {
+            None => sent.into_iter().flatten().collect(),
+            Some(panic) => resume_unwind(panic),
+        }
+    }
+
+    /// The same for commits of several callers: one whose rule of admission panics is `None`, and the others are sent.
+    pub(crate) fn send_each(
+        &self,
+        commits: impl IntoIterator<Item = Commit>,
+        mut panicked: impl FnMut(Panic),
+    ) -> Vec<Option<Result<Appended, AppendError>>> {
+        self.send_while(commits, |panic| {
+            panicked(panic);
+            true
+        })
+    }
+
+    fn send_while(
+        &self,
+        commits: impl IntoIterator<Item = Commit>,
+        goes_on: impl FnMut(Panic) -> bool,
+    ) -> Vec<Option<Result<Appended, AppendError>>> {
         let inner = &self.handle.inner;
         let commits = commits.into_iter().map(|mut commit| {
             if let Some(metadata) = &self.metadata {
@@ -48,28 +79,43 @@ impl Store {
             }
             commit
         });
-        let outcome = |sent: &Result<Appended, AppendError>| outcome_of(sent.as_ref().map_err(AppendError::error));
-        observe::appends(&*inner.clock, inner.label.as_ref(), || inner.send_all(commits), outcome)
+        let outcome = |sent: &Option<Result<Appended, AppendError>>| {
+            let sent = sent.as_ref().map(|sent| outcome_of(sent.as_ref().map_err(AppendError::error)));
+            sent.unwrap_or(observe::AppendOutcome::Failed)
+        };
+        observe::appends(&*inner.clock, inner.label.as_ref(), || inner.send_while(commits, goes_on), outcome)
     }
 }
 
 impl Inner {
-    fn send_all(&self, commits: impl Iterator<Item = Commit>) -> Vec<Result<Appended, AppendError>> {
+    fn send_while(
+        &self,
+        commits: impl Iterator<Item = Commit>,
+        mut goes_on: impl FnMut(Panic) -> bool,
+    ) -> Vec<Option<Result<Appended, AppendError>>> {
         let mut group = Group { inner: self, results: Vec::new(), pending: Vec::new(), bytes: 0 };
         for commit in commits {
-            group.send(commit);
+            let sent = catch_unwind(AssertUnwindSafe(|| group.send(commit)));
+            if let Err(panic) = sent {
+                group.results.push(None);
+                if !goes_on(panic) {
+                    break;
+                }
+            }
         }
         group.settle();
-        let results = std::mem::take(&mut group.results);
-        results.into_iter().map(|result| result.expect("every commit was settled")).collect()
+        std::mem::take(&mut group.results)
     }
 }
+
+/// What code of the application has panicked with.
+pub(crate) type Panic = Box<dyn Any + Send>;
 
 /// Commits that are sent together, and what came of them. Dropping it sees through what is staged: code of the
 /// application runs in between, an iterator and a rule of admission, and if it panics, nobody else may come for that.
 struct Group<'a> {
     inner: &'a Inner,
-    /// `None` for what is pending.
+    /// `None` for what is pending, and what has panicked.
     results: Vec<Option<Result<Appended, AppendError>>>,
     pending: Vec<Pending>,
     /// Bytes that are staged.
