@@ -8,14 +8,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
 use super::chain::Upcasters;
 use crate::clock::{Clock, Signal};
 use crate::error::{Error, ExpectedVersion, Invalid, Result};
 use crate::types::{Durability, Position, Timestamp};
 use crate::{Commit, Event, NewEvent, Options, Query, RecordedEvent, Store};
 
-/// How the streams of process managers begin, and the types of what they write.
-const PROCESS_STREAMS: &str = "process_";
+/// The types of what process managers write.
 const PROCESS_EVENTS: [&str; 4] = ["ProcessReacted", "ProcessTimerDue", "ProcessCommandsSettled", "ProcessAbandoned"];
 
 /// Copies a store through upcasters into a new one.
@@ -102,8 +104,8 @@ impl Migration {
     /// Goes through all events and says what would become of them. Writes nothing.
     ///
     /// # Errors
-    /// [`Error::Invalid`], naming the event, if one of a process manager would get another position; [`Error::Codec`],
-    /// naming the event, if an upcaster fails; those of [`Read::next`](crate::Read::next).
+    /// [`Error::Invalid`], naming the event, if one of a process manager is behind a place where positions change;
+    /// [`Error::Codec`], naming the event, if an upcaster fails; those of [`Read::next`](crate::Read::next).
     pub fn preview(&self, source: &Store) -> Result<MigrationReport> {
         self.go_through(source, |commit| {
             // What does not fit is found out only when it is sent.
@@ -116,9 +118,10 @@ impl Migration {
     /// everything is synced. The new store's clock is that of the source from then on.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the store is not empty, if a commit breaks a limit after its events were upcast, or, naming
-    /// the event, if one of a process manager would get another position; [`Error::Codec`], naming the event, if an upcaster fails; those of [`Read::next`](crate::Read::next) and
-    /// [`Store::send`]. The new store then has a part of the events and is of no use.
+    /// [`Error::Invalid`] if the store is not empty, if a commit breaks a limit after its events were upcast, or,
+    /// naming the event, if one of a process manager is behind a place where positions change; [`Error::Codec`], naming
+    /// the event, if an upcaster fails; those of [`Read::next`](crate::Read::next) and [`Store::send`]. The new store
+    /// then has a part of the events and is of no use.
     pub fn run(&self, source: &Store, open: impl FnOnce(Options) -> Result<Store>) -> Result<(Store, MigrationReport)> {
         let clock = CommitClock::new(Arc::clone(source.clock()));
         let target = open(Options::new().clock(clock.clone()))?;
@@ -157,7 +160,10 @@ impl Migration {
 
     fn copy(&self, event: &Event<'_>, commit: &mut CopiedCommit, tally: &mut Tally) -> Result<()> {
         tally.read += 1;
-        check_place(event, tally.written + commit.events() + 1)?;
+        tally.moves |= event.position().number() != tally.written + commit.events() + 1;
+        if tally.moves && is_of_process(event) {
+            return Err(moved(event));
+        }
         if !self.upcasters.takes(event.event_type(), event.schema_version()) {
             commit.push(copied(event).id(event.id()), event.stream());
             return Ok(());
@@ -178,20 +184,28 @@ impl fmt::Debug for Migration {
     }
 }
 
-/// What a process manager has written says by their positions which events it has reacted to. Where those change, it would
-/// react to them again, or pass over what comes.
-fn check_place(event: &Event<'_>, position: u64) -> Result<()> {
-    let is_of_process = event.stream().starts_with(PROCESS_STREAMS) && PROCESS_EVENTS.contains(&event.event_type());
-    if !is_of_process || event.position().number() == position {
-        return Ok(());
+/// Whether a process manager has written an event, whose stream may be of any category.
+fn is_of_process(event: &Event<'_>) -> bool {
+    #[derive(Deserialize)]
+    #[allow(dead_code, reason = "only whether they are there is asked")]
+    struct Entry {
+        cause: IgnoredAny,
+        instance: IgnoredAny,
     }
+
+    PROCESS_EVENTS.contains(&event.event_type()) && event.decode_payload::<Entry>().is_ok()
+}
+
+/// What a process manager has written says by their positions which events it has reacted to. Where those change, it
+/// would react to them again, or pass over what comes.
+fn moved(event: &Event<'_>) -> Error {
     let problem = format!(
-        "event {} is of a process manager, on {:?}, and names positions: it would be at {position}, behind events that are \
-         dropped or split, or that the source does not have any more",
+        "event {} is of a process manager, on {:?}, and names positions, which change before it: events are dropped or \
+         split there, or the source does not have them any more",
         event.position(),
         event.stream(),
     );
-    Err(Invalid::of("source", problem).into())
+    Invalid::of("source", problem).into()
 }
 
 fn copied(event: &Event<'_>) -> NewEvent {
@@ -243,6 +257,8 @@ struct Tally {
     read: u64,
     written: u64,
     commits: u64,
+    /// Whether an event had another position than it gets.
+    moves: bool,
     changes: BTreeMap<(String, u32), TypeChange>,
 }
 

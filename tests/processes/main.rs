@@ -5,6 +5,7 @@
 
 mod failures;
 mod inspection;
+mod migrating;
 mod orders;
 mod repeated;
 #[path = "../sagas/mod.rs"]
