@@ -7,7 +7,10 @@
 
 use std::collections::BTreeMap;
 
-use annals::{Codec, EventCodec, EventTypes, ExpectedVersion, Query, RecordedEvent, Store};
+use annals::{
+    Aggregate, Codec, Error, EventCodec, EventTypes, ExecuteError, ExpectedVersion, NewEvent, Query, RecordedEvent,
+    Store,
+};
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -109,6 +112,78 @@ proptest! {
                     prop_assert_eq!(decoded.len(), 1);
                 }
             }
+        }
+    }
+}
+
+// --- What a codec cannot tell ----------------------------------------------------------------------------------------
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+enum Reading {
+    Measured { degrees: f64, limit: Option<f64> },
+    Noted(serde_json::Value),
+}
+
+/// A thermometer, whose readings are recorded as JSON.
+#[derive(Debug, Default)]
+struct Thermometer;
+
+impl Aggregate for Thermometer {
+    const CATEGORY: &'static str = "thermometer";
+    type Event = Reading;
+
+    fn apply(&mut self, _: &Reading) {}
+}
+
+fn nested(depth: usize) -> Reading {
+    Reading::Noted((0..depth).fold(serde_json::Value::Null, |inner, _| vec![inner].into()))
+}
+
+/// JSON has no word for what is no finite number. It became `null`, with which the event could not be read any more,
+/// and the aggregate not be loaded; or, where there need not be a number, was read as none.
+#[test]
+fn what_is_no_number_is_refused_by_json_before_it_is_appended() {
+    let store = Store::in_memory().unwrap();
+    let thermometers = store.repository::<Thermometer>().unwrap();
+    for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        for (degrees, limit) in [(value, None), (20.5, Some(value))] {
+            let measured = || [Reading::Measured { degrees: 1.0, limit: None }, Reading::Measured { degrees, limit }];
+            let error = thermometers.execute("1", |_| measured()).unwrap_err();
+            assert!(matches!(error, ExecuteError::Store(Error::Codec { .. })), "{error}");
+            assert!(error.to_string().contains(&format!("{value} is no number of JSON")), "{error}");
+            assert!(matches!(thermometers.append("1", ExpectedVersion::Any, measured()), Err(Error::Codec { .. })));
+            assert!(matches!(NewEvent::json("Measured", &limit.unwrap_or(degrees)), Err(Error::Codec { .. })));
+        }
+    }
+    assert_eq!(store.head().unwrap(), None, "nothing was appended");
+    thermometers.execute("1", |_| Reading::Measured { degrees: 20.5, limit: None }).unwrap();
+    thermometers.load("1").unwrap();
+}
+
+/// It was written at any depth, and read at 127 arrays and objects inside each other at most.
+#[test]
+fn what_json_reads_no_more_for_its_depth_is_refused_before_it_is_appended() {
+    let store = Store::in_memory().unwrap();
+    let thermometers = store.repository::<Thermometer>().unwrap();
+    let error = thermometers.execute("1", |_| nested(128)).unwrap_err();
+    assert!(matches!(error, ExecuteError::Store(Error::Codec { .. })), "{error}");
+    assert_eq!(store.head().unwrap(), None, "nothing was appended");
+    thermometers.execute("1", |_| nested(127)).unwrap();
+    let types = Thermometer::event_types().check().unwrap();
+    let read: Vec<Reading> = store.read(Query::all()).typed(&types).data().map(Result::unwrap).collect();
+    assert_eq!(read, [nested(127)]);
+}
+
+/// The others have words for all of them.
+#[test]
+#[cfg(any(feature = "postcard", feature = "bincode"))]
+fn what_is_no_number_comes_back_from_codecs_that_have_it() {
+    for codec in codecs().into_iter().filter(|codec| *codec != Codec::Json) {
+        for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            let recorded = recorded(codec, &Order::Weighed(value));
+            let decoded: Vec<Order> = events(codec).decode(&recorded.as_event()).unwrap().collect();
+            let [Order::Weighed(decoded)] = decoded.as_slice() else { panic!("{codec}: {decoded:?}") };
+            assert_eq!(decoded.to_bits(), value.to_bits(), "{codec}");
         }
     }
 }

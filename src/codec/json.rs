@@ -313,6 +313,8 @@ mod tests {
         let raw = serde_json::json!({ "a": [null, true, -1, 1.5, "x", {}], "b": u64::MAX });
         assert_eq!(encode(&raw).unwrap(), serde_json::to_vec(&raw).unwrap());
         assert_eq!(encode(&(u128::MAX, i128::MIN)).unwrap(), serde_json::to_vec(&(u128::MAX, i128::MIN)).unwrap());
+        let as_it_is = serde_json::value::RawValue::from_string(r#"{"a":  1e400}"#.into()).unwrap();
+        assert_eq!(encode(&[as_it_is]).unwrap(), br#"[{"a":  1e400}]"#);
     }
 
     /// Arrays and objects in turn.

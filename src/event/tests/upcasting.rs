@@ -1,10 +1,12 @@
 //! Upcasters: chains, splits, drops, renames, in every codec; what is wrong with a chain is found before it is used.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{codecs, encoded, problems, recorded};
-use crate::event::{EventTypes, Upcast, Upcaster, Upcasters};
+use crate::event::{EventTypes, Upcast, UpcastRules, Upcaster, Upcasters};
 use crate::limits::{TYPE_NAME_BYTES_MAX, UPCAST_EVENTS_MAX, UPCASTERS_MAX};
 use crate::types::Codec;
 use crate::{Error, RecordedEvent};
@@ -171,6 +173,48 @@ fn an_upcaster_that_fails_is_told_with_its_event() {
     assert!(text.contains(r#""TownChanged", which was not declared"#), "{text}");
     let two = to_city(Upcaster::json("Old", 1, |value| Ok(vec![Upcast::same(value)]))).to("StreetChanged", 1);
     assert!(failing(two).contains("without a type, and has several targets"));
+}
+
+/// A tree of JSON values has 64 bits for an integer. It rounded what had more, and the event said something else.
+#[test]
+fn an_upcaster_on_json_refuses_an_integer_that_it_would_round() {
+    let on_json = || {
+        let rules =
+            r#"{"rules": [{"type": "Counted", "version": 1, "changes": [{"rename": {"field": "a", "to": "b"}}]}]}"#;
+        let by_rule = UpcastRules::from_json(rules).unwrap().into_iter().next().unwrap();
+        [
+            Upcaster::one("Counted", 1, Ok),
+            Upcaster::json("Counted", 1, |payload| Ok(vec![Upcast::same(payload)])),
+            by_rule,
+        ]
+    };
+    let upcast = |upcaster: Upcaster, payload: &str| {
+        let event = recorded("Counted", 1, Codec::Json, payload);
+        let events = Upcasters::new([upcaster]).unwrap().upcast(&event.as_event())?;
+        Ok::<_, Error>(String::from_utf8(events[0].payload.clone()).unwrap())
+    };
+    for integer in ["18446744073709551616", "-9223372036854775809", "340282366920938463463374607431768211455"] {
+        let payload = format!(r#"{{"count":[{integer}]}}"#);
+        for upcaster in on_json() {
+            let error = upcast(upcaster, &payload).unwrap_err();
+            assert!(matches!(error, Error::Codec { .. }), "{error}");
+            for part in [integer, r#"cannot upcast "Counted""#, "position 7", "account-alice"] {
+                assert!(error.to_string().contains(part), "{part} is missing in: {error}");
+            }
+        }
+        // These look at no tree of values.
+        assert_eq!(upcast(Upcaster::rename("Counted", 1), &payload).unwrap(), payload);
+        let typed = Upcaster::typed("Counted", 1, |count: BTreeMap<String, [i128; 1]>| count);
+        if integer.parse::<i128>().is_ok() {
+            assert_eq!(upcast(typed, &payload).unwrap(), payload);
+        }
+    }
+    for fits in ["18446744073709551615", "-9223372036854775808", "\"18446744073709551616\"", "1.8446744073709552e+19"] {
+        let payload = format!(r#"{{"count":[{fits}]}}"#);
+        for upcaster in on_json() {
+            assert_eq!(upcast(upcaster, &payload).unwrap(), payload);
+        }
+    }
 }
 
 #[test]
