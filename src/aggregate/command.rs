@@ -274,7 +274,7 @@ impl Executed {
     }
 
     /// The version of the aggregate with the last event of the command, or the one that the decision to do nothing rests
-    /// on. Of several streams it is that of the first, and `None` if the command had been applied before.
+    /// on. Of several streams it is that of the first, and `None` if the command had been applied before it was decided.
     pub fn version(&self) -> Option<StreamVersion> {
         self.version
     }

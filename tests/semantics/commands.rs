@@ -200,3 +200,41 @@ fn g15_a_resend_that_is_rejected_for_what_the_command_did_was_applied() {
         assert_eq!(cents(world, "alice"), 0);
     });
 }
+
+/// The store found the commit of a resend recorded already, by somebody else who had sent the same command since it was
+/// looked for. It told what that one had appended as if it had been appended now.
+#[test]
+fn g15_what_somebody_else_applied_in_between_was_applied_before_and_not_appended() {
+    let id = CommandId::of_name("deposit 1");
+    check(|world| {
+        accounts(world).execute("alice", Account::open).unwrap();
+        for (number, accounts) in repositories(world).into_iter().enumerate() {
+            let id = id.derive(&number.to_string());
+            let send = || accounts.command(id).retries(0);
+            let mut first = None;
+            let resent = send().execute("alice", |account| {
+                first.get_or_insert_with(|| send().execute("alice", |account| account.deposit(5)).unwrap());
+                account.deposit(5)
+            });
+            let (first, resent) = (first.unwrap(), resent.unwrap());
+            assert!(first.appended().is_some() && !first.was_applied_before());
+            assert!(resent.appended().is_none() && resent.was_applied_before());
+            assert_eq!((resent.position(), resent.version()), (first.position(), first.version()));
+
+            let transfer = id.derive("transfer");
+            let send = || world.transaction().command(transfer).retries(0);
+            let mut first = None;
+            let resent = send().run(|work| {
+                first.get_or_insert_with(|| {
+                    send().run(|work| work.execute(&accounts, "alice", |account| account.deposit(2))).unwrap()
+                });
+                work.execute(&accounts, "alice", |account| account.deposit(2))
+            });
+            let (first, resent) = (first.unwrap(), resent.unwrap());
+            assert!(first.appended().is_some() && !first.was_applied_before());
+            assert!(resent.appended().is_none() && resent.was_applied_before());
+            assert_eq!((resent.position(), resent.version()), (first.position(), first.version()));
+        }
+        assert_eq!(cents(world, "alice"), 3 * (5 + 2));
+    });
+}

@@ -370,6 +370,51 @@ fn versions_that_are_only_upcast_now_are_kept() {
     assert!(error.contains("Opened v2: nothing reads it any more"), "{error}");
 }
 
+/// Only the codec of the last registration was looked at: after one in JSON, a new field passed with which the events
+/// that had been recorded in postcard before could not be read.
+#[test]
+#[cfg(feature = "postcard")]
+fn what_was_recorded_in_postcard_is_read_field_by_field_also_after_the_move_to_json() {
+    let store = Store::in_memory().unwrap();
+    let register = |schemas: EventSchemas| schemas.register(&store, "account");
+    register(schemas!(in Postcard, Opened { owner: String })).unwrap();
+    register(schemas! { Opened { owner: String }, Moved { city: String } }).unwrap();
+    let registered = EventSchemas::registered(&store, "account").unwrap();
+
+    let refused = |schemas: EventSchemas| register(schemas).unwrap_err().to_string();
+    let error = refused(schemas! { Opened { owner: String, limit: Option<u64> }, Moved { city: String } });
+    assert!(error.contains("Opened v1, limit: the field is new; recorded events cannot be read"), "{error}");
+    assert_eq!(EventSchemas::registered(&store, "account").unwrap(), registered, "nothing was written");
+
+    // What was never recorded in postcard may become more, as anything in JSON may, and changes nothing of that.
+    let grown = schemas! { Opened { owner: String }, Moved { city: String, zip: Option<String> } };
+    assert_eq!(register(grown).unwrap(), []);
+    let more = schemas! { Opened { owner: String, limit: Option<u64> }, Moved { city: String, zip: Option<String> } };
+    assert!(refused(more).contains("Opened v1, limit: the field is new"));
+}
+
+/// As above: a version that appears after the move was never recorded in anything but JSON.
+#[test]
+#[cfg(feature = "postcard")]
+fn a_new_version_of_a_type_that_was_recorded_in_postcard_may_change_as_json_may() {
+    #[derive(Serialize, Deserialize, JsonSchema)]
+    enum Second {
+        Opened { owner: String, limit: u64 },
+    }
+    #[derive(Serialize, Deserialize, JsonSchema)]
+    enum Grown {
+        Opened { owner: String, limit: u64, note: Option<String> },
+    }
+    fn second<E: Serialize + serde::de::DeserializeOwned + JsonSchema>() -> EventSchemas {
+        let types = EventTypes::<E>::new().schema_version("Opened", 2).upcast(Upcaster::rename("Opened", 1));
+        types.check().unwrap().schemas()
+    }
+    let store = Store::in_memory().unwrap();
+    schemas!(in Postcard, Opened { owner: String }).register(&store, "account").unwrap();
+    second::<Second>().register(&store, "account").unwrap();
+    assert_eq!(second::<Grown>().register(&store, "account").unwrap(), []);
+}
+
 #[test]
 fn what_is_no_registration_is_an_error() {
     let store = Store::in_memory().unwrap();
