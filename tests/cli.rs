@@ -497,6 +497,44 @@ fn packed_files_and_standard_input_give_the_same_store() {
     }
 }
 
+/// It put a file in the place of the pipe, and whoever read from that was given nothing.
+#[cfg(unix)]
+#[test]
+fn an_export_goes_into_the_pipe_that_was_named() {
+    use std::os::unix::fs::FileTypeExt;
+
+    let place = Place::new();
+    // More than a pipe holds.
+    place.ok("seed store --events 1000");
+    let pipe = place.path("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || fs::read(pipe).unwrap()
+    });
+    assert_eq!(place.ok("export store pipe"), "");
+    assert!(fs::symlink_metadata(&pipe).unwrap().file_type().is_fifo(), "it is a pipe still");
+    let exported = reader.join().unwrap();
+    assert!(exported.len() > 100_000, "{} bytes", exported.len());
+    assert!(exported == place.ok("export store").as_bytes());
+}
+
+/// It put a file in the place of the link, and what the link led to stayed as it was.
+#[cfg(unix)]
+#[test]
+fn an_export_replaces_what_a_link_leads_to_and_leaves_the_link() {
+    let place = Place::new();
+    place.ok("seed store --events 10");
+    fs::create_dir(place.path("elsewhere")).unwrap();
+    let target = place.file("elsewhere/events.ndjson", "old");
+    std::os::unix::fs::symlink("elsewhere/events.ndjson", place.path("link")).unwrap();
+    assert_eq!(place.ok("export store link"), "");
+    assert_eq!(fs::read_link(place.path("link")).unwrap(), Path::new("elsewhere/events.ndjson"));
+    assert_eq!(fs::read_to_string(&target).unwrap(), place.ok("export store"));
+    let left: Vec<_> = fs::read_dir(place.path("elsewhere")).unwrap().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+}
+
 #[test]
 fn stream_type_and_data_are_enough_and_the_rest_is_kept() {
     let place = Place::new();
@@ -911,6 +949,15 @@ fn the_same_seed_gives_the_same_events() {
     let commits: std::collections::BTreeSet<u64> =
         lines_of(&exported).iter().map(|event| event["commit"].as_u64().unwrap()).collect();
     assert_eq!(commits, [1, 71, 141, 211, 281].into());
+}
+
+/// The size of a commit was reckoned without its tags, and the commit was refused for its size.
+#[test]
+fn events_with_many_tags_are_seeded_in_commits_that_hold_them() {
+    let place = Place::new();
+    let many_tags = "--tags-per-event 64 --tags 1000000 --distribution uniform";
+    place.ok(&format!("seed store --events 25000 --batch 25000 {many_tags}"));
+    assert_eq!(place.json("stats store")["events"], 25_000);
 }
 
 #[test]
