@@ -11,6 +11,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::{Error, Invalid, Result};
 use crate::limits::{READ_MODEL_PART_NAME_BYTES_MAX, READ_MODEL_VALUE_BYTES_MAX};
+use crate::types::Codec;
 use crate::{Table, Unsaved};
 
 /// State that a projection keeps: it names its parts, so that only what changed is saved.
@@ -202,8 +203,7 @@ fn describe_row<K: Serialize>(part: &str, key: &K) -> String {
 
 /// Encodes what is saved as one value of the store's state.
 fn encode<T: Serialize>(value: &T, what: impl Fn() -> String) -> Result<Vec<u8>> {
-    let bytes = serde_json::to_vec(value)
-        .map_err(|error| Error::Codec { what: format!("cannot save {}", what()), reason: error.to_string() })?;
+    let bytes = Codec::Json.encode(value).map_err(|error| error.of(format!("cannot save {}", what())))?;
     if bytes.len() > READ_MODEL_VALUE_BYTES_MAX {
         let problem =
             format!("{} takes {} bytes, at most {READ_MODEL_VALUE_BYTES_MAX} can be saved", what(), bytes.len());

@@ -624,6 +624,20 @@ fn a_reader_waits_for_no_note_of_an_attempt_that_an_outage_ended() {
     }
 }
 
+/// It was saved as `null`, and a process that went on from there had another value, without a word.
+#[test]
+fn a_model_that_json_cannot_tell_again_is_not_saved() {
+    let store = Store::in_memory().unwrap();
+    let apply = |mean: &mut Option<f64>, _: &Event<'_>| {
+        *mean = Some(f64::NAN);
+        Ok(())
+    };
+    let handle = store.projection_over("mean", Query::all(), None, apply).save_within(NOW).start().unwrap();
+    append(&store, "a", "x=1");
+    let state = handle.handler().wait_for_state(HandlerState::is_over);
+    assert!(matches!(&state, HandlerState::Failed { error, .. } if error.contains("NaN is no number")), "{state:?}");
+}
+
 /// A value that is written and never read.
 #[derive(Clone, serde::Serialize)]
 struct Unreadable(u64);
