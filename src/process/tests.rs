@@ -342,6 +342,26 @@ fn an_event_that_was_parked_before_its_instance_began_is_told_to_it() {
     assert_eq!(status(&work), ProcessStatus::Completed);
 }
 
+/// An event that had been parked at the very checkpoint of a run that was killed was taken for one that had been passed
+/// over before its instance began: its retry at the next start was done, and told to nobody.
+#[test]
+fn an_event_that_was_parked_at_the_checkpoint_of_a_killed_run_is_told_to_an_instance_that_began_behind_it() {
+    let store = store();
+    let parked = append(&store, "answer-1", "Approved");
+    let point = serde_json::json!({ "handler": store.history_point(parked.position).unwrap() });
+    let mut killed = work(&store, |_, _| Ok(()));
+    killed.save(&crate::Checkpoint::from_bytes("errand", point.to_string().as_bytes()).unwrap()).unwrap();
+    let begun = append(&store, "visit-1", "Begun");
+    killed.handle(&begun.as_event()).unwrap();
+    drop(killed);
+
+    let mut next = work(&store, |_, _| Ok(()));
+    let checkpoint = next.load(&store).unwrap().unwrap();
+    assert_eq!((checkpoint.position(), status(&next)), (Some(parked.position), ProcessStatus::Running));
+    next.handle(&parked.as_event()).unwrap();
+    assert_eq!(status(&next), ProcessStatus::Completed);
+}
+
 /// Unless it is told otherwise, nothing outside of the store ever knows of a command that the store could forget.
 #[cfg(feature = "testing")]
 #[test]

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
+use super::database::Database;
 use crate::error::{Error, ExpectedVersion};
 use crate::types::{Position, Timestamp};
 use crate::{
@@ -197,6 +198,49 @@ fn what_a_dead_letter_has_changed_is_on_the_disk_before_the_letter_is_deleted() 
     handle.wait_for(world.append("a", "z=1")).unwrap();
     assert_eq!(saves(), "1 1 2 1");
     assert_eq!(world.seen(), ("x=1 y=1 z=1".into(), 3));
+}
+
+/// SQLite writes no row that is what it was, and a commit that has written nothing syncs nothing. What a dead letter
+/// had changed could still be lost with the power, though its checkpoint was saved once more to make it durable.
+#[test]
+fn a_checkpoint_that_is_saved_once_more_for_the_disk_is_written_though_nothing_is_new() {
+    let world = World::new();
+    let database = Database::open(world.path().into(), "entries", 1, SCHEMA.to_owned()).unwrap();
+    database.reset().unwrap();
+    database.save(b"checkpoint").unwrap();
+    let written = || std::fs::metadata(world.directory.path().join("tables.sqlite-wal")).unwrap().len();
+    let before = written();
+    database.save_durably(b"checkpoint").unwrap();
+    assert!(written() > before, "nothing was written, and nothing synced");
+    assert_eq!(database.saved().unwrap().unwrap().found.checkpoint.as_deref(), Some(&b"checkpoint"[..]));
+}
+
+/// A process that ended between the commit of what a dead letter had changed and the one that waits for the disk left
+/// it to the next one, which deleted the letter without waiting for anything.
+#[test]
+fn what_a_dead_letter_has_changed_is_on_the_disk_before_the_next_start_deletes_the_letter() {
+    let world = World::new();
+    let works = Arc::new(Mutex::new(false));
+    world.append("late", "x=1");
+    let builder = world.store.sql_projection_over("entries", world.path(), Query::all(), set_once(&works));
+    let handle = world.run(builder.schema(SCHEMA).policy(OnError::park()));
+    *works.lock().unwrap() = true;
+    world.store.dead_letters("entries").unwrap().retry_all().unwrap();
+    handle.handler().wait_for_requests().unwrap();
+    handle.stop().unwrap();
+
+    // How the commit of each checkpoint waits for the disk.
+    let watched = Connection::open(world.path()).unwrap();
+    let watch = "CREATE TEMP TABLE saves (synchronous INTEGER);
+        CREATE TEMP TRIGGER watch AFTER UPDATE OF checkpoint ON main.annals_projections
+            BEGIN INSERT INTO saves SELECT synchronous FROM pragma_synchronous; END";
+    watched.execute_batch(watch).unwrap();
+    let builder = world.store.sql_projection_over("entries", watched, Query::all(), set).schema(SCHEMA);
+    let handle = builder.policy(OnError::park()).start().unwrap();
+    let select = "SELECT coalesce(group_concat(synchronous, ' '), 'none') FROM saves";
+    let saves = handle.read(|tables| tables.query_row(select, [], |row| row.get::<_, String>(0))).unwrap();
+    assert_eq!(saves, "2", "full");
+    assert_eq!(world.seen(), ("x=1".into(), 1));
 }
 
 #[test]
