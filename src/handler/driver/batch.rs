@@ -40,6 +40,9 @@ impl Driver {
             self.sit_out(error);
             return Ok(Step::Again);
         }
+        if self.batch.handled > 0 {
+            self.breaker.succeeded();
+        }
         let suspect = self.failed(position, 1, error);
         self.leave_batch()?;
         self.mark_attempts(position, 1)?;

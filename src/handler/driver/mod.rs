@@ -204,13 +204,15 @@ impl Driver {
 
     /// Handles what there is, and waits for more.
     fn round(&mut self, follow: &mut Follow) -> Result<(), End> {
-        let is_due = self.due_later.is_some() && self.due_later <= self.looked;
-        if is_due || self.shared.has_orders() {
+        if self.is_due() || self.shared.has_orders() {
             self.attend(follow)?;
         }
         self.chunk(follow)?;
         if !self.rest(follow)? {
             follow.seek(self.looked);
+            return Ok(());
+        }
+        if self.is_due() {
             return Ok(());
         }
         let drained = self.shared.orders().end_at.is_some_and(|end| number(self.looked) >= end);
@@ -225,6 +227,11 @@ impl Driver {
         let due = self.batch.since.map(|since| since + self.settings.save_within);
         follow.wait(due)?;
         Ok(())
+    }
+
+    /// Whether a dead letter that was asked for too early can be seen to now.
+    fn is_due(&self) -> bool {
+        self.due_later.is_some() && self.due_later <= self.looked
     }
 
     fn chunk(&mut self, follow: &mut Follow) -> Result<(), End> {

@@ -47,7 +47,7 @@ impl Driver {
             let mut next = Some(position);
             // Once one is settled, those behind it follow.
             while let Some(letter) = next.and_then(|position| self.parking.due_at(position)).cloned() {
-                if Some(letter.position) > self.looked {
+                if Some(letter.position) > self.looked && Some(letter.position) <= self.store.head()? {
                     // It comes by again, and would be handled twice.
                     self.due_later = self.due_later.or(Some(letter.position));
                     break;

@@ -9,10 +9,11 @@ use crate::storage::FaultyDisk;
 /// Losses of power, each of which spares something else.
 const SEEDS: u64 = 20;
 
-/// A database that is durable whatever happens to the store, and how well its handler does.
+/// A database that is durable whatever happens to the store, what its handler has handled, and how well it does.
 #[derive(Clone, Default)]
 struct Place {
     checkpoint: Arc<Mutex<Option<Vec<u8>>>>,
+    handled: Arc<Mutex<Vec<u64>>>,
     is_mended: Arc<AtomicBool>,
 }
 
@@ -28,10 +29,11 @@ impl<A: FnMut() + Send> Work for Elsewhere<A> {
     }
 
     fn handle(&mut self, event: &Event<'_>) -> Result<(), HandlerError> {
-        match event.payload() == b"bad" && !self.place.is_mended.load(Ordering::SeqCst) {
-            true => Err("it is bad".into()),
-            false => Ok(()),
+        if event.payload() == b"bad" && !self.place.is_mended.load(Ordering::SeqCst) {
+            return Err("it is bad".into());
         }
+        self.place.handled.lock().push(event.position().number());
+        Ok(())
     }
 
     fn save(&mut self, checkpoint: &Checkpoint) -> Result<()> {
@@ -180,4 +182,71 @@ fn what_was_forgotten_with_a_state_that_is_gone_stays_so_when_the_power_is_lost(
     place.mend();
     place.start(&store, &OnError::park(), || ()).wait_for(append(&store, "a", 1)).unwrap();
     assert_put_aside(&disk, &(vec![], vec![]));
+}
+
+/// What has become of two dead letters of one stream, when both were asked for behind a checkpoint that is older than
+/// they are: what was handled since, and what is parked still.
+fn asked_for_behind_an_older_checkpoint(ask: fn(&DeadLetters)) -> (Vec<u64>, Vec<u64>) {
+    // On a clock that stands still: nothing that comes late is waited for.
+    let options = Options::new().clock(ManualClock::new(Timestamp::default())).without_background_work();
+    let store = options.in_memory().unwrap();
+    let place = Place::default();
+    let start = || place.start(&store, &OnError::park(), || ());
+    let handler = start();
+    handler.wait_for(append(&store, "a", 1)).unwrap();
+    handler.stop().unwrap();
+    let older = place.checkpoint.lock().clone();
+    append_bad(&store);
+    append(&store, "a", 1);
+    start().wait_for(append_bad(&store)).unwrap();
+    assert_eq!(put_aside(&store).0, [2, 4]);
+
+    (*place.checkpoint.lock(), *place.handled.lock()) = (older, Vec::new());
+    place.mend();
+    ask(&store.dead_letters("stub").unwrap());
+    let handler = start();
+    handler.wait_for_requests().unwrap();
+    handler.wait_for(append(&store, "a", 1)).unwrap();
+    handler.stop().unwrap();
+    let mut handled = place.handled.lock().clone();
+    handled.sort_unstable();
+    (handled, put_aside(&store).0)
+}
+
+/// A database that was put back to an older state saw events again that were dead letters. One that was asked for was
+/// seen to at once, and was handled or parked once more when it came by.
+#[test]
+fn dead_letters_that_an_older_checkpoint_does_not_know_are_seen_to_when_their_events_come_by() {
+    let retried = asked_for_behind_an_older_checkpoint(|letters| assert_eq!(letters.retry_all().unwrap(), 1));
+    assert_eq!(retried, (vec![2, 3, 4, 5], vec![]), "each once");
+    let discarded = asked_for_behind_an_older_checkpoint(|letters| assert_eq!(letters.discard_all().unwrap(), 2));
+    assert_eq!(discarded, (vec![3, 5], vec![]));
+}
+
+/// One whose event the log has lost comes by no more: who waited for its retry would have waited for ever.
+#[test]
+fn a_retry_of_a_dead_letter_whose_event_is_gone_is_told_to_be_in_vain() {
+    let disk = FaultyDisk::new(MemoryDisk::new());
+    let options = || Options::new().durability(Durability::Os).without_background_work();
+    let store = Store::open_on(Arc::new(disk.clone()), options(), true).unwrap();
+    let place = Place::default();
+    let handler = place.start(&store, &OnError::park(), || ());
+    handler.wait_for(append(&store, "a", 1)).unwrap();
+    store.sync().unwrap();
+    handler.stop().unwrap();
+    let older = place.checkpoint.lock().clone();
+    place.start(&store, &OnError::park(), || ()).wait_for(append_bad(&store)).unwrap();
+    store.dead_letters("stub").unwrap().retry_all().unwrap();
+    store.state().unwrap().sync().unwrap();
+
+    *place.checkpoint.lock() = older;
+    place.mend();
+    let lost_the_event = |left: &Store| left.head().unwrap() == Some(Position::FIRST);
+    let left = (0..SEEDS).map(|seed| Store::open_on(Arc::new(disk.power_cut(seed)), options(), true).unwrap());
+    let left = left.into_iter().find(lost_the_event).expect("a loss of power that takes the event");
+    let handler = place.start(&left, &OnError::park(), || ());
+    handler.wait_for_requests().unwrap();
+    let letter = &left.dead_letters("stub").unwrap().list().unwrap()[0];
+    let error = letter.error.as_deref().unwrap();
+    assert!(letter.requested.is_none() && error.contains("can only be discarded"), "{error}");
 }

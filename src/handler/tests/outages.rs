@@ -3,6 +3,7 @@
 use std::sync::mpsc;
 
 use super::*;
+use crate::Commit;
 use crate::handler::mark::Mark;
 
 /// What every event needs, there or not.
@@ -294,5 +295,34 @@ struct Batches(mpsc::Sender<usize>);
 impl Sink for Batches {
     fn deliver(&mut self, batch: &[Outgoing]) -> Result<(), HandlerError> {
         Ok(self.0.send(batch.len())?)
+    }
+}
+
+/// Only an event that was tried by itself closed the circuit again. Two that failed with whole batches of others
+/// between them were two in a row, and the handler was left alone though nothing was wrong with what it needs.
+#[test]
+fn events_that_succeed_between_two_that_fail_keep_the_circuit_closed() {
+    let batches: [&[&[&str]]; 2] = [&[&["bad"], &["good", "good"], &["bad"]], &[&["bad"], &["good", "good", "bad"]]];
+    let effects = [Effects::Within, Effects::Outside];
+    for (effects, batches) in effects.into_iter().flat_map(|effects| batches.map(|batches| (effects, batches))) {
+        let scene = Scene::new(effects, OnError::park().circuit_breaker(2, 60 * SECOND));
+        scene.supply.set(true);
+        let wait_for = |position: Position| {
+            let is_done = || scene.handler.status().position >= Some(position);
+            let is_over = |state: &HandlerState| matches!(state, HandlerState::CircuitOpen { .. }) || is_done();
+            let state = scene.handler.wait_for_state(is_over);
+            assert!(is_done(), "{effects:?}, {batches:?}: {state:?}");
+        };
+        for payloads in batches {
+            let events = payloads.iter().enumerate().map(|(number, payload)| {
+                let stream = format!("{payload}-{number}-{}", scene.store.head().unwrap().map_or(0, Position::number));
+                (stream, NewEvent::raw("Happened", *payload))
+            });
+            let commit = events
+                .fold(Commit::new(), |commit, (stream, event)| commit.append(stream, ExpectedVersion::Any, [event]));
+            wait_for(scene.store.send(commit).unwrap().last_position());
+        }
+        wait_for(append(&scene.store, "a", 1));
+        assert_eq!(scene.handler.status().parked, 2);
     }
 }
