@@ -152,6 +152,8 @@ impl Subscription {
     fn pull(&mut self, deadline: Option<Duration>) -> Result<Option<Item>> {
         loop {
             if self.stopped.load(Ordering::SeqCst) {
+                // It may have waited until now.
+                self.group.renew(self.consumer);
                 return Err(Error::Stopped);
             }
             let until = match self.group.take(self.consumer)? {

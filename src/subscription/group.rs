@@ -112,11 +112,12 @@ impl Group {
         let now = self.now();
         let mut shared = self.shared.lock();
         let has_waited = shared.progress.renew(number, self.leased_until(now));
-        let taken = self.take_from(&mut shared, number, now)?;
-        if has_waited && !matches!(taken, Taken::Nothing { .. }) {
+        let taken = self.take_from(&mut shared, number, now);
+        // Not where it goes on to wait: consumers that wait would call each other for ever.
+        if has_waited && !matches!(taken, Ok(Taken::Nothing { .. })) {
             shared.progress.tell_others(number);
         }
-        Ok(taken)
+        taken
     }
 
     fn take_from(&self, shared: &mut Shared, number: u64, now: Duration) -> Result<Taken> {
@@ -176,5 +177,66 @@ impl Group {
 
     pub(super) fn lag(&self) -> Result<Lag> {
         Lag::behind(&self.store, self.checkpoint())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::error::ExpectedVersion;
+    use crate::types::Timestamp;
+    use crate::{NewEvent, Options};
+
+    const LEASE: Duration = Duration::from_secs(30);
+
+    fn append(store: &Store) {
+        store.append("a-1", ExpectedVersion::Any, [NewEvent::raw("Counted", "")]).unwrap();
+    }
+
+    /// A store, and two consumers that have caught up, the first with an event that is not acknowledged.
+    fn caught_up() -> (Store, Group, [(u64, Arc<Signal>); 2]) {
+        let options = Options::new().clock(ManualClock::new(Timestamp::default())).without_background_work();
+        let store = options.in_memory().unwrap();
+        append(&store);
+        let checkpoints = Checkpoints::new(&store, "mailer").unwrap();
+        let group = Group::new(Some(checkpoints), None, store.follow(Query::all()), Some(LEASE));
+        let consumers = [0, 1].map(|_| Arc::new(Signal::new())).map(|signal| (group.join(&signal), signal));
+        assert!(matches!(group.take(consumers[0].0), Ok(Taken::Event { .. })));
+        for (number, _) in &consumers {
+            assert!(matches!(group.take(*number), Ok(Taken::CaughtUp)));
+        }
+        (store, group, consumers)
+    }
+
+    /// It waits until this time for the lease of another one.
+    fn until(group: &Group, number: u64) -> Option<Duration> {
+        match group.take(number) {
+            Ok(Taken::Nothing { until }) => until,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// It had looked before the event went to the one that has waited, and was not told that there is a lease again.
+    #[test]
+    fn a_consumer_that_waits_is_called_when_one_that_has_waited_is_given_something() {
+        let (store, group, [(one, _), (other, signal)]) = caught_up();
+        assert_eq!((until(&group, one), until(&group, other)), (None, Some(Duration::MAX)));
+        append(&store);
+        assert_eq!(until(&group, other), Some(Duration::MAX), "it is the event of the one that waits");
+        signal.take();
+        assert!(matches!(group.take(one), Ok(Taken::Event { .. })));
+        assert!(signal.take(), "it is called");
+        assert_eq!(until(&group, other), Some(LEASE));
+    }
+
+    /// They would do nothing else any more.
+    #[test]
+    fn consumers_that_go_on_to_wait_do_not_call_each_other() {
+        let (_store, group, consumers) = caught_up();
+        for (number, _) in consumers.iter().cycle().take(6) {
+            until(&group, *number);
+        }
+        assert!(consumers.iter().all(|(_, signal)| !signal.take()));
     }
 }

@@ -520,6 +520,69 @@ fn g33_a_consumer_that_waits_for_more_keeps_what_it_has() {
     });
 }
 
+/// It had looked while the other one waited too, when no lease could expire. Nobody told it that one could again, and
+/// what was left behind waited for the next append.
+#[test]
+fn g33_a_consumer_that_waits_is_called_when_one_that_has_waited_goes_away() {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    check_with_clock(|store, clock| {
+        append(store, "a-1", 1);
+        let [mut one, mut other] = pair(store);
+        let _left_behind = next_event(&mut one).unwrap();
+        assert!(next_event(&mut one).is_none() && next_event(&mut other).is_none());
+        let leaves = begin_to_wait(clock, move || (one.next_within(PATIENCE).unwrap().is_none(), one));
+        let waiter = begin_to_wait(clock, move || other.next().unwrap().unwrap());
+        clock.advance(PATIENCE);
+        let (waited_in_vain, _one) = leaves.join().unwrap();
+        assert!(waited_in_vain);
+        clock.advance(LEASE);
+        let item = waiter.join().unwrap();
+        assert!(matches!(&item, Item::Event(event) if event.position == p(1) && event.attempt() == 2), "{item:?}");
+    });
+}
+
+/// The others were not told that its lease goes on, and what it had taken stayed with it until the next append.
+#[test]
+fn g33_the_work_of_a_consumer_that_was_stopped_while_it_waited_goes_to_another_when_its_lease_expires() {
+    check_with_clock(|store, clock| {
+        append(store, "a-1", 1);
+        let [mut one, mut other] = pair(store);
+        let _left_behind = next_event(&mut one).unwrap();
+        assert!(next_event(&mut one).is_none() && next_event(&mut other).is_none());
+        let stopper = one.stopper();
+        let stops = begin_to_wait(clock, move || (one.next().is_none(), one));
+        let waiter = begin_to_wait(clock, move || other.next().unwrap().unwrap());
+        stopper.stop();
+        let (has_ended, _one) = stops.join().unwrap();
+        assert!(has_ended);
+        clock.advance(LEASE);
+        let item = waiter.join().unwrap();
+        assert!(matches!(&item, Item::Event(event) if event.position == p(1) && event.attempt() == 2), "{item:?}");
+    });
+}
+
+/// An acknowledgement from another thread gave a consumer that waited a lease that ran out while it did.
+#[test]
+fn g33_a_consumer_that_waits_keeps_what_it_has_though_something_of_it_is_acknowledged_meanwhile() {
+    check_with_clock(|store, clock| {
+        append(store, "a-1", 1);
+        append(store, "b-1", 1);
+        let [mut one, mut other] = pair(store);
+        let (kept, done) = (next_event(&mut one).unwrap(), next_event(&mut one).unwrap());
+        assert!(next_event(&mut one).is_none());
+        let stopper = one.stopper();
+        let waiter = begin_to_wait(clock, move || (one.next().is_none(), one));
+        done.ack().unwrap();
+        clock.advance(2 * LEASE);
+        assert!(next_event(&mut other).is_none());
+        stopper.stop();
+        let (has_ended, one) = waiter.join().unwrap();
+        assert!(has_ended);
+        kept.ack().unwrap();
+        assert_eq!(one.checkpoint(), Some(p(2)));
+    });
+}
+
 #[test]
 fn g33_acknowledging_the_second_before_the_first_moves_the_checkpoint_with_the_first() {
     check(|world| {
