@@ -3,7 +3,7 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests use files directly")]
 
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -293,6 +293,23 @@ fn readers_count_as_open_stores_and_are_closed_with_their_last_handle() {
     assert_eq!(world.tenants.open_stores(), 1);
     assert!(matches!(world.tenants.read_only_store("b"), Err(Error::NotFound { .. })));
     assert_eq!(world.tenants.open_stores(), 1, "what could not be opened takes no place");
+}
+
+/// The guard of whoever had been lent the store took the place of the one that says that it is lent: it was closed
+/// under the handle that was still used.
+#[test]
+fn a_store_that_is_lent_on_under_another_guard_is_still_in_use() {
+    let world = tenants(2);
+    let lent = world.tenants.store("a").unwrap();
+    let guard = Arc::new(());
+    let lent_on = lent.with_guard(guard.clone());
+    drop(lent);
+    world.tenants.close_idle().unwrap();
+    assert_eq!((world.tenants.open_stores(), Arc::strong_count(&guard)), (1, 2));
+    append(&lent_on, 1).unwrap();
+    drop(lent_on);
+    world.tenants.close_idle().unwrap();
+    assert_eq!((world.tenants.open_stores(), Arc::strong_count(&guard)), (0, 1));
 }
 
 #[test]

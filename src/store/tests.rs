@@ -274,6 +274,23 @@ fn a_retry_is_as_durable_as_it_asks_for() {
     assert_eq!(syncs(Durability::Synced), (true, 1));
 }
 
+/// It came to the error of the disk alone, which says that nothing was written: who believed that gave up a commit that
+/// was there, or sent it anew under other ids.
+#[test]
+fn a_retry_whose_sync_fails_is_in_doubt() {
+    let disk = FaultyDisk::new(MemoryDisk::new());
+    let store = open(&disk);
+    store.send(commit("a", 1).durability(Durability::Os)).unwrap();
+    disk.inject(Fault::next(Call::Sync));
+    let error = store.send(commit("a", 1).durability(Durability::Synced)).unwrap_err();
+    assert!(matches!(error.error(), Error::Indeterminate { .. }), "{error}");
+    drop(store);
+
+    disk.heal();
+    let again = open(&disk).send(error.into_commit()).unwrap();
+    assert_eq!((again.last_position(), again.deduplicated()), (position(1), true));
+}
+
 /// Commits of one event have a way of their own to be checked.
 #[test]
 fn the_names_of_a_commit_of_one_event_have_the_limits_of_all_others() {

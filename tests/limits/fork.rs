@@ -183,6 +183,35 @@ fn a_forked_process_waits_for_no_thread_of_the_other_one() {
     });
 }
 
+/// There it seemed to have ended, and what has ended is at rest: the child built the tables anew, over a connection
+/// that is the other process's, and beside its thread.
+#[test]
+fn a_forked_process_rebuilds_no_tables() {
+    alone("fork::a_forked_process_rebuilds_no_tables", || {
+        let directory = directory();
+        let store = Store::open(directory.path().join("store")).unwrap();
+        let tables = directory.path().join("tables.sqlite");
+        let count = |tables: &rusqlite::Connection, _: &annals::Event<'_>| {
+            tables.execute("INSERT INTO counted VALUES (1)", [])?;
+            Ok(())
+        };
+        let projection = store.sql_projection_over("counted", &tables, Query::all(), count);
+        let projection = projection.schema("CREATE TABLE counted (number INTEGER)").start().unwrap();
+        let append = || store.append("counter-1", ExpectedVersion::Any, event()).unwrap().last_position();
+        projection.wait_for(append()).unwrap();
+        let projection = std::sync::Arc::new(projection);
+        let copy = std::sync::Arc::clone(&projection);
+        let before = files(directory.path());
+        assert!(holds_in_a_fork(move || matches!(copy.rebuild(), Err(Error::Stopped))));
+        assert!(files(directory.path()) == before, "the fork has written");
+        assert_eq!(projection.rebuild().unwrap().events, 1);
+        projection.wait_for(append()).unwrap();
+        let select = "SELECT count(*) FROM counted";
+        let counted = projection.read(|tables| tables.query_row(select, [], |row| row.get::<_, u32>(0)));
+        assert_eq!(counted.unwrap(), 2);
+    });
+}
+
 /// The lock is that of the process that took it: it is free when that one is done, whatever was forked from it.
 #[test]
 fn a_fork_does_not_keep_a_store_locked_that_was_closed() {
