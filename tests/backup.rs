@@ -220,6 +220,41 @@ fn an_empty_directory_and_missing_parents_are_fine() {
     }
 }
 
+/// What was made beside the target was made in it, as its name was taken to begin behind the slash, and could not take
+/// its place.
+#[test]
+fn a_target_may_end_in_a_slash() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::in_memory().unwrap();
+    append(&store, 0..1);
+    let empty = directory.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    for target in [empty, directory.path().join("missing"), directory.path().join("a/b/c")] {
+        store.backup(target.join("")).unwrap();
+        assert_eq!(events(&Store::open_existing(&target).unwrap()), events(&store));
+        assert!(siblings(&target).iter().all(|path| !path.to_string_lossy().ends_with(".tmp")));
+    }
+}
+
+/// It was taken for a directory that is empty, and everything was copied before it was found that no directory can be
+/// put in the place of a link.
+#[cfg(unix)]
+#[test]
+fn a_target_that_is_a_link_is_refused_at_once_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::in_memory().unwrap();
+    let (empty, link) = (directory.path().join("empty"), directory.path().join("link"));
+    std::fs::create_dir(&empty).unwrap();
+    std::os::unix::fs::symlink(&empty, &link).unwrap();
+    for target in [link.clone(), link.join("")] {
+        let error = store.backup(target).unwrap_err();
+        assert!(matches!(error, Error::Invalid(_)), "{error}");
+        assert!(error.to_string().contains("must be new, or an empty directory"), "{error}");
+    }
+    assert_eq!(std::fs::read_link(&link).unwrap(), empty);
+    assert_eq!((siblings(&link), std::fs::read_dir(&empty).unwrap().count()), (vec![empty.clone()], 0));
+}
+
 #[test]
 fn what_a_crash_left_of_a_backup_is_in_nobodys_way() {
     let directory = tempfile::tempdir().unwrap();

@@ -198,6 +198,7 @@ mod tests {
         assert_eq!(problem, "has 65 bytes, at most 64 are allowed");
     }
 
+    /// A directory of somebody else, with a file where a store has its log, kept all stores from being listed.
     #[test]
     fn only_stores_are_listed() {
         let root = tempfile::tempdir().unwrap();
@@ -208,6 +209,8 @@ mod tests {
         }
         std::fs::create_dir(stores.path().join("empty")).unwrap();
         std::fs::write(stores.path().join("file"), "").unwrap();
+        std::fs::create_dir(stores.path().join("foreign")).unwrap();
+        std::fs::write(stores.path().join("foreign/log"), "").unwrap();
         Store::open(stores.path().join("Upper")).unwrap();
         assert_eq!(stores.names().unwrap(), ["a", "b"]);
     }
