@@ -127,6 +127,23 @@ fn keys_are_listed_by_prefix() {
     assert_eq!(state.keys("c").unwrap(), [""; 0]);
 }
 
+/// What stands before the first dash was asked for as a category, though there is none so short or so long: such keys
+/// could not be listed.
+#[test]
+fn keys_are_listed_by_a_prefix_that_begins_with_no_category() {
+    let state = Store::in_memory().unwrap().state().unwrap();
+    for key in ["-", "-1", "a-1", "--"] {
+        state.put(key, key).unwrap();
+    }
+    assert_eq!(state.keys("-").unwrap(), ["-", "--", "-1"]);
+    assert_eq!(state.keys("-1").unwrap(), ["-1"]);
+    let long = "k".repeat(STATE_KEY_BYTES_MAX - 1) + "-";
+    state.put(&long, "v").unwrap();
+    assert_eq!(state.keys(&long).unwrap(), [long.as_str()]);
+    assert_eq!(state.keys(&format!("k{long}")).unwrap(), [""; 0]);
+    assert_eq!(state.keys(&format!("kk{long}")).unwrap(), [""; 0]);
+}
+
 #[test]
 fn keys_and_values_have_limits() {
     let state = Store::in_memory().unwrap().state().unwrap();

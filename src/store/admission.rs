@@ -140,6 +140,27 @@ mod tests {
         assert!(store.stats().unwrap().segments > 3);
     }
 
+    /// It was written once and counted twice, against quotas and the limit of a commit alike.
+    #[test]
+    fn a_tag_that_is_given_twice_counts_once() {
+        let bytes = Arc::new(AtomicU64::new(0));
+        let seen = Arc::clone(&bytes);
+        let rule = move |commit: &Admission<'_>| {
+            seen.store(commit.bytes(), Ordering::Relaxed);
+            Ok(())
+        };
+        let options = Options::new().segment_bytes_max(4_096).segment_bytes_first(4_096).without_background_work();
+        let store = options.admission(rule).in_memory().unwrap();
+        let tagged = |times: usize| event().tags(vec!["t".repeat(200); times]);
+        let admitted = |times: usize| {
+            store.append("a-1", ExpectedVersion::Any, [tagged(times)]).unwrap();
+            bytes.load(Ordering::Relaxed)
+        };
+        let once = admitted(1);
+        assert_eq!(admitted(2), once);
+        assert_eq!(admitted(30), once, "which would be too much for a segment");
+    }
+
     #[test]
     fn the_rule_sees_streams_and_bytes() {
         let bytes = Arc::new(AtomicU64::new(0));

@@ -168,6 +168,22 @@ fn payload(frame_bytes: usize) -> Commit {
     Commit::new().append("a", Any, [NewEvent::raw("T", vec![7; frame_bytes - AROUND_A_PAYLOAD])])
 }
 
+/// One without any, which only serde makes, was not refused, and to narrow it was a panic.
+#[test]
+fn g27_a_query_has_an_item() {
+    let empty = || serde_json::from_str::<Query>("[]").unwrap();
+    check(|world| {
+        world.append("a", Any, [tagged("Made", &["t"])]).unwrap();
+        for query in [empty(), empty().and_tag("t"), empty().and_types(["Made"])] {
+            let Err(Error::Invalid(read)) = world.read(query.clone()).next().map(drop) else { panic!("{query:?}") };
+            assert_eq!(read.violations[0].field, "query.items");
+            let wrong = violation(world, Commit::new().append("a", Any, [event("Made")]).unless(query));
+            assert_eq!(wrong.field, "conditions[0].items");
+        }
+        assert_eq!(found(world, empty().or(Query::tag("t"))).len(), 1);
+    });
+}
+
 #[test]
 fn g08_the_largest_commit() {
     let store = Store::in_memory().unwrap();
