@@ -124,8 +124,8 @@ impl SqlProjectionBuilder {
     /// What is done about an event that cannot be decoded or applied: the projection stops unless something else is said.
     ///
     /// No event is blamed for a database that another connection has locked, a full disk, or one that fails: the
-    /// projection waits ([`HandlerState::Unavailable`], [`HandlerState::NoSpace`]) and applies the same events again,
-    /// however long that takes.
+    /// projection waits ([`HandlerState::Unavailable`](crate::HandlerState::Unavailable),
+    /// [`HandlerState::NoSpace`](crate::HandlerState::NoSpace)) and applies the same events again, however long that takes.
     pub fn policy(mut self, policy: OnError) -> Self {
         self.options = self.options.policy(policy);
         self
