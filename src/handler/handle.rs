@@ -201,6 +201,7 @@ impl HandlerHandle {
     ///
     /// # Errors
     /// [`Error::Stopped`] in a process that was forked from the one that the handler runs in.
+    #[cfg(any(test, feature = "sqlite"))]
     pub(crate) fn at_rest<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
         if self.thread.as_ref().is_some_and(|thread| !thread.is_here()) {
             return Err(Error::Stopped);
@@ -256,8 +257,10 @@ impl HandlerHandle {
 }
 
 /// Keeps a handler at rest until it is dropped.
+#[cfg(any(test, feature = "sqlite"))]
 struct Hold<'a>(&'a Shared);
 
+#[cfg(any(test, feature = "sqlite"))]
 impl<'a> Hold<'a> {
     fn on(shared: &'a Shared) -> Self {
         shared.order(|orders| orders.held += 1);
@@ -265,6 +268,7 @@ impl<'a> Hold<'a> {
     }
 }
 
+#[cfg(any(test, feature = "sqlite"))]
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
         self.0.order(|orders| orders.held -= 1);

@@ -56,6 +56,7 @@ impl Store {
     }
 
     /// The same for commits of several callers: one whose rule of admission panics is `None`, and the others are sent.
+    #[cfg(feature = "tokio")]
     pub(crate) fn send_each(
         &self,
         commits: impl IntoIterator<Item = Commit>,
