@@ -213,8 +213,10 @@ impl Shared {
     /// For the thread: everything is saved, and nothing is done until other orders are taken.
     pub(super) fn rest(&self) {
         self.set_state(HandlerState::Paused);
-        let is_at_rest = |orders: &mut Orders| orders.is_at_rest = orders.rests();
-        is_at_rest(&mut self.orders.lock());
+        {
+            let mut orders = self.orders.lock();
+            orders.is_at_rest = orders.rests();
+        }
         self.tell();
     }
 

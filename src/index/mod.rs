@@ -373,7 +373,7 @@ impl Index {
     }
 
     fn is_inherited(&self) -> bool {
-        self.options.owner.is_some_and(|owner| !owner.is_this_process())
+        Owner::is_another(self.options.owner)
     }
 
     /// Rebuilds a damaged file from the log. Readers go on with the new view. Nothing happens if another caller has

@@ -25,6 +25,12 @@ impl Owner {
         let stamp = page().map_or_else(process_number, |page| page.load(Ordering::Relaxed));
         stamp == self.stamp
     }
+
+    /// Whether what belongs to a process came along into this one, which was forked from it. What belongs to none did not.
+    #[inline]
+    pub(crate) fn is_another(owner: Option<Self>) -> bool {
+        owner.is_some_and(|owner| !owner.is_this_process())
+    }
 }
 
 fn process_number() -> u64 {

@@ -430,7 +430,7 @@ impl Inner {
     /// Whether this process was forked from the one that has the store open for writing, and goes on.
     #[inline]
     fn is_inherited(&self) -> bool {
-        self.owner.is_some_and(|owner| !owner.is_this_process())
+        Owner::is_another(self.owner)
     }
 
     /// Adds a commit that was just staged to the index. The turn of the append is still held.

@@ -342,7 +342,7 @@ impl StateSlot {
 
     /// Whether this process was forked from the one that has the store open for writing.
     fn is_inherited(&self) -> bool {
-        self.owner.is_some_and(|owner| !owner.is_this_process())
+        Owner::is_another(self.owner)
     }
 
     /// The slot that a process which was forked reads through. A thread of the other process may hold the lock of this one
@@ -469,10 +469,15 @@ impl StateSlot {
     /// Everything that background work would do now and later, at once.
     pub(super) fn maintain(&self) -> Result<()> {
         let Some(store) = self.opened() else { return Ok(()) };
-        let compacted =
-            std::iter::repeat_with(|| self.compact_step(&store.handle.inner)).find(|step| !matches!(step, Ok(true)));
-        let maintained = store.handle.inner.maintain();
-        compacted.map_or(Ok(()), |last| last.map(drop)).and(maintained)
+        let state = &store.handle.inner;
+        let compacted = loop {
+            match self.compact_step(state) {
+                Ok(true) => {}
+                last => break last.map(drop),
+            }
+        };
+        let maintained = state.maintain();
+        compacted.and(maintained)
     }
 
     /// Goes on with the compaction of the state; `false` if there is nothing to do.
