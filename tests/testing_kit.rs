@@ -10,7 +10,7 @@ use std::time::Duration;
 use annals::testing::{self, FaultyDisk, TestStore, recorded, recorded_as};
 use annals::{
     Aggregate, Codec, Decider, DecisionModel, Error, Event, EventTypes, ExpectedVersion, NewEvent, Options, Problems,
-    ProcessManager, Projection, Query, Reactions, Store, Timestamp,
+    ProcessManager, Projection, Query, Reactions, StateBatch, Store, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -388,6 +388,23 @@ fn a_sync_that_fails_poisons_the_store() {
     assert!(matches!(append(&store, "c-1"), Err(Error::Poisoned { .. })));
 }
 
+/// Found by review. It was the sync of a segment that was being made, which nobody's events are in: the append was told that
+/// nothing was written, and the store went on.
+#[test]
+fn a_sync_that_fails_is_one_of_events_also_where_a_segment_is_made() {
+    let disk = FaultyDisk::new();
+    let options = testing::options(&testing::clock()).segment_bytes_first(4096).segment_bytes_max(4096);
+    let store = disk.open(options.without_background_work()).unwrap();
+    let append = |stream: &str| {
+        let large = NewEvent::raw("Opened", vec![7; 3_000]);
+        store.append(stream, ExpectedVersion::Any, [large]).map(drop).map_err(Error::from)
+    };
+    append("a-1").unwrap();
+    disk.fail_sync(1);
+    assert!(matches!(append("b-1"), Err(Error::Indeterminate { .. })));
+    assert!(matches!(append("c-1"), Err(Error::Poisoned { .. })));
+}
+
 #[test]
 fn faults_of_the_log_leave_the_state_alone() {
     let disk = FaultyDisk::new();
@@ -453,6 +470,25 @@ fn what_was_not_synced_may_be_lost_with_the_power() {
     }
     assert_eq!(left.into_iter().collect::<Vec<_>>(), [1, 2], "the synced event always, the other one sometimes");
     assert_eq!(disk.open_read_only(Options::new()).unwrap().read(Query::all()).count().unwrap(), 1);
+}
+
+/// Found by review. The second one took along what the first had left of the state.
+#[test]
+fn what_was_synced_outlives_one_loss_of_power_after_another() {
+    let mut disk = FaultyDisk::new();
+    for life in 0..20_u8 {
+        let store = disk.open(testing::options(&testing::clock())).unwrap();
+        let state = store.state().unwrap();
+        let events = store.read(Query::all()).count().unwrap();
+        let expected = life.checked_sub(1).map(|before| vec![before]);
+        assert_eq!((state.get("key").unwrap(), events), (expected, u64::from(life)));
+        append(&store, &format!("a-{life}")).unwrap();
+        state.put("key", [life]).unwrap();
+        // What is torn makes the next life begin another segment.
+        let torn = StateBatch::new().put("torn", vec![life; 3_000]).durability(annals::Durability::Os);
+        state.write(torn).unwrap();
+        disk = disk.lose_power(u64::from(life));
+    }
 }
 
 /// Rules of the application are asked too.

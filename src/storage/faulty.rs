@@ -6,7 +6,7 @@
 //! content at its last sync, of every directory the names at its last sync, and a list of what came since. A sync that
 //! fails leaves its writes where they are in the disk itself and forgets them for good here, as page caches do.
 //!
-//! It knows the directories `""` and `"log"` when it begins, and all others once a file is created in them.
+//! What a disk in memory holds when it begins is durable; of another one only what is in `""` and `"log"`.
 
 #![cfg_attr(not(test), allow(dead_code, reason = "the tests of the crate ask for more than those of applications"))]
 
@@ -38,12 +38,14 @@ pub(crate) enum Call {
     Sync,
     Allocate,
     Map,
+    Len,
+    Lock,
 }
 
 impl Call {
     /// Whether the call changes something, or makes a change durable.
     pub(crate) fn mutates(self) -> bool {
-        !matches!(self, Call::List | Call::Open | Call::Read | Call::Map)
+        !matches!(self, Call::List | Call::Open | Call::Read | Call::Map | Call::Len | Call::Lock)
     }
 }
 
@@ -56,6 +58,8 @@ pub(crate) struct Fault {
     pub(crate) path: &'static str,
     /// What the path begins with.
     pub(crate) dir: &'static str,
+    /// What it ends with.
+    pub(crate) ending: &'static str,
     /// So many such calls go well before.
     pub(crate) after: u64,
     /// Whether all later ones go wrong as well.
@@ -89,7 +93,7 @@ impl Fault {
     /// The next such call fails, and no other.
     pub(crate) fn next(call: Call) -> Self {
         let (kind, written) = (Some(io::ErrorKind::Other), Written::Nothing);
-        Self { call: Some(call), path: "", dir: "", after: 0, forever: false, kind, written }
+        Self { call: Some(call), path: "", dir: "", ending: "", after: 0, forever: false, kind, written }
     }
 
     /// Any mutating call fails after so many have gone well, and all that follow.
@@ -105,6 +109,10 @@ impl Fault {
         Self { dir, ..self }
     }
 
+    pub(crate) fn ending(self, ending: &'static str) -> Self {
+        Self { ending, ..self }
+    }
+
     pub(crate) fn kind(self, kind: io::ErrorKind) -> Self {
         Self { kind: Some(kind), ..self }
     }
@@ -113,6 +121,7 @@ impl Fault {
         self.call.map_or_else(|| call.mutates(), |own| own == call)
             && path.contains(self.path)
             && path.starts_with(self.dir)
+            && path.ends_with(self.ending)
     }
 }
 
@@ -168,6 +177,8 @@ enum NameChange {
 #[derive(Debug, Default)]
 struct Node {
     images: Mutex<Images>,
+    /// What it is called since it was renamed.
+    renamed: Mutex<Option<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -183,20 +194,28 @@ enum Change {
 }
 
 impl FaultyDisk {
-    /// What is on the inner disk is durable.
+    /// What is in the directory of the inner disk itself, and in its log, is durable.
     pub(crate) fn new(inner: impl Disk + 'static) -> Self {
+        Self::on_durable(inner, ["", "log"].map(str::to_owned))
+    }
+
+    /// Everything that is on the disk is durable.
+    pub(crate) fn on_memory(inner: MemoryDisk) -> Self {
+        let dirs = inner.dirs();
+        Self::on_durable(inner, dirs)
+    }
+
+    fn on_durable(inner: impl Disk + 'static, dirs: impl IntoIterator<Item = String>) -> Self {
         let mut state = State::default();
-        for dir in ["", "log"] {
-            let names = inner.list(dir).unwrap_or_default();
-            if !names.is_empty() {
-                state.dirs.insert(dir.to_owned());
-            }
+        for dir in dirs {
+            let names = inner.list(&dir).unwrap_or_default();
             for name in names {
                 let path = if dir.is_empty() { name } else { format!("{dir}/{name}") };
                 let durable = contents(&inner, &path);
                 let images = Mutex::new(Images { durable, pending: Vec::new() });
-                state.names.insert(path, Arc::new(Node { images }));
+                state.names.insert(path, Arc::new(Node { images, renamed: Mutex::default() }));
             }
+            state.dirs.insert(dir);
         }
         state.durable_names = state.names.clone();
         let shared = Shared { inner: Arc::new(inner), state: Mutex::new(state), changed: Condvar::new() };
@@ -357,6 +376,7 @@ impl Disk for FaultyDisk {
         let mut state = self.begin(Call::Rename, from)?;
         self.shared.inner.rename(from, to)?;
         let node = state.names.get(from).cloned().unwrap_or_default();
+        *node.renamed.lock() = Some(to.to_owned());
         let change = NameChange::Rename(from.to_owned(), to.to_owned(), node);
         change.apply(&mut state.names);
         state.pending_names.push(change);
@@ -372,6 +392,7 @@ impl Disk for FaultyDisk {
     }
 
     fn remove_dir(&self, dir: &str) -> io::Result<()> {
+        let _state = self.begin(Call::Remove, dir)?;
         self.shared.inner.remove_dir(dir)
     }
 
@@ -390,6 +411,7 @@ impl Disk for FaultyDisk {
     }
 
     fn lock(&self, path: &str) -> io::Result<Option<Lock>> {
+        let _state = self.begin(Call::Lock, path)?;
         self.shared.inner.lock(path)
     }
 
@@ -424,6 +446,7 @@ impl NameChange {
 #[derive(Debug)]
 struct FaultyFile {
     disk: FaultyDisk,
+    /// What it was called when it was opened.
     path: String,
     inner: Arc<dyn File>,
     node: Arc<Node>,
@@ -431,16 +454,17 @@ struct FaultyFile {
 
 impl File for FaultyFile {
     fn len(&self) -> io::Result<u64> {
+        drop(self.begin(Call::Len)?);
         self.inner.len()
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        drop(self.disk.begin(Call::Read, &self.path)?);
+        drop(self.begin(Call::Read)?);
         self.inner.read_at(buffer, offset)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        match self.disk.begin(Call::Write, &self.path) {
+        match self.begin(Call::Write) {
             Ok(_state) => self.write_through(bytes, offset),
             Err(refused) => {
                 self.write_through(refused.written.of(bytes), offset)?;
@@ -450,7 +474,7 @@ impl File for FaultyFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let allowed = self.disk.begin(Call::Sync, &self.path);
+        let allowed = self.begin(Call::Sync);
         let mut images = self.node.images.lock();
         let pending = std::mem::take(&mut images.pending);
         let _state = allowed?;
@@ -462,7 +486,7 @@ impl File for FaultyFile {
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
-        let _state = self.disk.begin(Call::Allocate, &self.path)?;
+        let _state = self.begin(Call::Allocate)?;
         let mut images = self.node.images.lock();
         self.inner.allocate(len)?;
         images.pending.push(Change::Extend(len));
@@ -470,12 +494,17 @@ impl File for FaultyFile {
     }
 
     fn map(&self, len: u64) -> io::Result<Region> {
-        drop(self.disk.begin(Call::Map, &self.path)?);
+        drop(self.begin(Call::Map)?);
         self.inner.map(len)
     }
 }
 
 impl FaultyFile {
+    fn begin(&self, call: Call) -> Result<MutexGuard<'_, State>, Refused> {
+        let renamed = self.node.renamed.lock().clone();
+        self.disk.begin(call, renamed.as_deref().unwrap_or(&self.path))
+    }
+
     fn write_through(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut images = self.node.images.lock();
         self.inner.write_at(bytes, offset)?;

@@ -112,6 +112,12 @@ impl MemoryDisk {
         self.shared.space.used.load(Ordering::Relaxed)
     }
 
+    /// Its directories, each behind the one that it is in.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn dirs(&self) -> Vec<String> {
+        self.tree().dirs.iter().cloned().collect()
+    }
+
     fn tree(&self) -> MutexGuard<'_, Tree> {
         self.shared.tree.lock()
     }

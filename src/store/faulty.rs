@@ -17,6 +17,9 @@ use crate::log::LOG_DIR;
 use crate::storage::{self, Call, Disk, Fault, MemoryDisk};
 use crate::types::StreamVersion;
 
+/// How a segment is called that is part of the log, and not made in advance.
+const SEGMENT: &str = ".segment";
+
 /// A disk in memory on which a store can be opened again and again, and that fails when a test says so.
 ///
 /// Appends are counted from the call that plans the fault, and only those that nothing else keeps from being written.
@@ -75,7 +78,7 @@ impl FaultyDisk {
     }
 
     fn on(memory: MemoryDisk) -> Self {
-        Self { disk: storage::FaultyDisk::new(memory.clone()), memory, plans: Arc::default() }
+        Self { disk: storage::FaultyDisk::on_memory(memory.clone()), memory, plans: Arc::default() }
     }
 
     /// Opens the store on this disk, creating it if there is none. One that was dropped or closed can be opened again.
@@ -122,7 +125,7 @@ impl FaultyDisk {
     pub fn fail_sync(&self, number: u64) {
         self.disk.inject(Fault {
             after: number.saturating_sub(1),
-            ..Fault::next(Call::Sync).of(".segment").in_dir(LOG_DIR)
+            ..Fault::next(Call::Sync).in_dir(LOG_DIR).ending(SEGMENT)
         });
     }
 
@@ -197,7 +200,7 @@ impl FaultyDisk {
             return Err(conflict(commit).into());
         }
         if due.contains(&Kind::FailedWrite) {
-            self.disk.inject(Fault::next(Call::Write).of(".segment").in_dir(LOG_DIR));
+            self.disk.inject(Fault::next(Call::Write).in_dir(LOG_DIR).ending(SEGMENT));
         }
         Ok(())
     }

@@ -94,3 +94,15 @@ fn every_directory_that_cannot_be_listed_is_an_error_and_the_store_goes_on() {
 fn every_map_that_fails_is_an_error_and_the_store_goes_on() {
     check(Call::Map, 4);
 }
+
+#[test]
+fn every_length_of_a_file_that_is_not_told_is_an_error_and_the_store_goes_on() {
+    check(Call::Len, 4);
+}
+
+#[test]
+fn a_lock_that_cannot_be_asked_for_is_an_error_and_the_store_goes_on() {
+    for mode in [ReadMode::Map, ReadMode::Pread] {
+        assert_eq!(fail_at_each(Fault::next(Call::Lock), mode, for_writing), 2);
+    }
+}
