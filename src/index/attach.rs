@@ -1,5 +1,6 @@
 //! What ties the index to the log: the log as a source of frames, and what recovery learns from positions files.
 
+use std::io;
 use std::sync::Arc;
 
 use super::fault::{DIRECTORY, IndexFile};
@@ -9,7 +10,7 @@ use crate::format::frame::{Frame, FrameHeader};
 use crate::format::page::{CONTENT_BYTES, PAGE_BYTES, is_whole};
 use crate::format::positions::PositionsHeader;
 use crate::log::{Checkpoint, FrameAt, Log};
-use crate::storage::{Access, Disk};
+use crate::storage::{Access, Disk, is_shortage, read_exact_at};
 
 impl FrameSource for Log {
     fn header(&self, segment: u64, offset: u64) -> Result<FrameHeader> {
@@ -54,25 +55,30 @@ impl IndexView {
 }
 
 /// How far the positions files say that the log is synced, for recovery, which checks it against the log. What is
-/// damaged says nothing.
+/// damaged says nothing; one that there are too few files left to open might.
 pub(crate) fn checkpoints(disk: &Arc<dyn Disk>) -> Result<Vec<Checkpoint>> {
     let names = disk.list(DIRECTORY).map_err(|error| Error::io("list", disk.locate(DIRECTORY), error))?;
     let mut checkpoints = Vec::new();
     for name in names {
         if let Some(IndexFile::Positions { segment }) = IndexFile::parse(&name) {
-            checkpoints.extend(checkpoint(&**disk, segment));
+            match checkpoint(&**disk, segment) {
+                Ok(checkpoint) => checkpoints.extend(checkpoint),
+                Err(error) if is_shortage(&error) => {
+                    return Err(Error::io("open", disk.locate(&format!("{DIRECTORY}/{name}")), error));
+                }
+                Err(_) => {}
+            }
         }
     }
     Ok(checkpoints)
 }
 
-fn checkpoint(disk: &dyn Disk, segment: u64) -> Option<Checkpoint> {
-    let file = disk.open(&IndexFile::Positions { segment }.path(), Access::Read).ok()?;
+fn checkpoint(disk: &dyn Disk, segment: u64) -> io::Result<Option<Checkpoint>> {
+    let file = disk.open(&IndexFile::Positions { segment }.path(), Access::Read)?;
     let mut page = [0; PAGE_BYTES];
-    crate::storage::read_exact_at(&*file, &mut page, 0).ok()?;
-    let content = is_whole(&page, 0, 0).then(|| &page[..CONTENT_BYTES])?;
-    let header = PositionsHeader::decode(content).ok()?;
-    (header.segment == segment).then_some(Checkpoint {
+    read_exact_at(&*file, &mut page, 0)?;
+    let header = is_whole(&page, 0, 0).then(|| PositionsHeader::decode(&page[..CONTENT_BYTES]).ok()).flatten();
+    Ok(header.filter(|header| header.segment == segment).map(|header| Checkpoint {
         store: header.store,
         segment,
         salt: header.salt,
@@ -80,5 +86,5 @@ fn checkpoint(disk: &dyn Disk, segment: u64) -> Option<Checkpoint> {
         offset: header.checkpoint.offset,
         end: header.checkpoint.end,
         checksum: header.checkpoint.checksum,
-    })
+    }))
 }

@@ -49,6 +49,7 @@ use open::{Opening, spill};
 use paged::Files;
 use positions::Positions;
 use rebuild::{FIRST_FRAME, Progress, Rebuilder};
+use run::Run;
 use view::{SegmentIndex, Source};
 use window::{SegmentId, Spare};
 
@@ -330,12 +331,11 @@ impl Index {
         if !self.writes() {
             return Ok(false);
         }
-        let view = self.view();
-        let runs = view.runs_to_merge();
+        let (runs, kept_from) = self.due_merge();
         if runs.is_empty() {
             return Ok(false);
         }
-        let Some(merged) = merge::merge(&self.files, &runs, view.kept_from, &self.merges_no_more)? else {
+        let Some(merged) = merge::merge(&self.files, &runs, kept_from, &self.merges_no_more)? else {
             return Ok(false);
         };
         self.files.sync_directory()?;
@@ -349,9 +349,16 @@ impl Index {
         Ok(true)
     }
 
+    /// The runs to merge, and the first position to keep of them. No more of the view than that: a merge takes long, and
+    /// windows that are written to disk meanwhile should be gone.
+    fn due_merge(&self) -> (Vec<Arc<Run>>, u64) {
+        let view = self.view();
+        (view.runs_to_merge(), view.kept_from)
+    }
+
     /// Whether there are runs to merge.
     pub(crate) fn wants_merge(&self) -> bool {
-        !self.view().runs_to_merge().is_empty()
+        !self.due_merge().0.is_empty()
     }
 
     /// Makes a merge that is under way return soon, and all later ones at once: the store is being closed.
@@ -383,7 +390,9 @@ impl Index {
         // other process may hold these locks for ever.
         let takes_turns = !self.is_inherited();
         let _spilling = takes_turns.then(|| self.spilling.lock());
-        let _merging = takes_turns.then(|| self.merging.lock());
+        // A merge takes long, and has nothing to do with positions files, of which whoever writes a window needs one.
+        let waits_for_merges = takes_turns && matches!(fault.file, IndexFile::Run { .. });
+        let _merging = waits_for_merges.then(|| self.merging.lock());
         let mut ignore = |_| {};
         let progress = Progress::new(&mut ignore);
         let mut rebuilder = Rebuilder { source, seed: self.seed, limits: self.options.limits, progress };
@@ -465,14 +474,15 @@ impl Index {
     /// `first_position`. Later merges leave out what runs still hold of them.
     pub(crate) fn forget_before(&self, segment: u64, first_position: u64) -> Result<()> {
         let _spilling = self.spilling.lock();
-        let before = self.view();
         self.heads.clear();
-        self.change(|view| {
+        let before = self.change(|view| {
+            let before = IndexView::clone(view);
             view.kept_from = first_position;
             view.segments.retain(|known| known.id.number >= segment);
             let active = view.sources.len() - 1;
             let mut place = 0..;
             view.sources.retain(|source| place.next() == Some(active) || source.last() >= first_position);
+            before
         });
         debug_assert!(self.options.writable, "only a writer removes segments");
         if !self.writes() {

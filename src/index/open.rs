@@ -14,6 +14,9 @@ use super::rebuild::{FIRST_FRAME, Rebuilder};
 use super::run::{self, Run};
 use super::view::{IndexView, Part, SegmentIndex, Source};
 use super::window::{SegmentId, Window};
+use crate::error::Error;
+use crate::format::frame::FrameHeader;
+use crate::storage::is_shortage;
 
 /// How often a read-only index lists the directory again, because a writer replaced files meanwhile.
 const LISTINGS_MAX: usize = 16;
@@ -39,7 +42,7 @@ struct Loaded {
 impl Opening<'_> {
     pub(super) fn open(mut self) -> Result<IndexView> {
         let Loaded { mut runs, mut segments, mut garbage } = self.load()?;
-        self.check_positions(&mut segments, &mut garbage);
+        self.check_positions(&mut segments, &mut garbage)?;
         // Before positions are rebuilt: what is made again gets the name of what was dropped.
         self.discard(&mut garbage);
         self.check_runs(&mut runs, &mut segments, &mut garbage)?;
@@ -132,29 +135,40 @@ impl Opening<'_> {
     }
 
     /// Drops the positions files that are not of this log.
-    fn check_positions(&self, segments: &mut [SegmentIndex], garbage: &mut Vec<String>) {
+    fn check_positions(&self, segments: &mut [SegmentIndex], garbage: &mut Vec<String>) -> Result<()> {
         for (segment, span) in segments.iter_mut().zip(self.spans) {
             let Positions::File(file) = &segment.positions else { continue };
-            if !self.is_of_log(file, span) {
+            if !self.is_of_log(file, span)? {
                 garbage.push(file_name(IndexFile::Positions { segment: span.number }));
                 segment.positions = Positions::None;
             }
         }
+        Ok(())
     }
 
-    fn is_of_log(&self, file: &PositionsFile, span: &SegmentSpan) -> bool {
+    fn is_of_log(&self, file: &PositionsFile, span: &SegmentSpan) -> Result<bool> {
         let header = file.header();
         let checkpoint = header.checkpoint;
         let is_inside = span.end_position.is_none_or(|end| header.last() < end);
         if header.salt != span.salt || header.first != span.first_position || !is_inside {
-            return false;
+            return Ok(false);
         }
-        // Whatever keeps the frame from being read, the rebuild reads it again and reports what is wrong with the log.
-        self.rebuilder.source.header(span.number, checkpoint.offset).is_ok_and(|frame| {
+        let frame = self.frame_at(span.number, checkpoint.offset)?;
+        Ok(frame.is_some_and(|frame| {
             frame.checksum == checkpoint.checksum
                 && frame.next_position() == header.last() + 1
                 && checkpoint.offset + frame.frame_len() as u64 == checkpoint.end
-        })
+        }))
+    }
+
+    /// A frame of the log; `None` if it cannot be read, whatever keeps it from being: the rebuild reads it again, and reports
+    /// what is wrong with the log. That there are too few files or maps left to look is nothing that is wrong.
+    fn frame_at(&self, segment: u64, offset: u64) -> Result<Option<FrameHeader>> {
+        match self.rebuilder.source.header(segment, offset) {
+            Ok(frame) => Ok(Some(frame)),
+            Err(error) if matches!(&error, Error::Io { source, .. } if is_shortage(source)) => Err(error.into()),
+            Err(_) => Ok(None),
+        }
     }
 
     /// Drops the runs that are not of this log.
@@ -187,8 +201,9 @@ impl Opening<'_> {
             self.restore_positions(segment, upto)?;
             offset = segment.positions.offset_of(last)?;
         }
-        let header = offset.and_then(|offset| self.rebuilder.source.header(segment.id.number, offset).ok());
-        Ok(header.is_some_and(|frame| frame.checksum == run.header().checksum && frame.next_position() == last + 1))
+        let number = segment.id.number;
+        let frame = offset.map(|offset| self.frame_at(number, offset)).transpose()?.flatten();
+        Ok(frame.is_some_and(|frame| frame.checksum == run.header().checksum && frame.next_position() == last + 1))
     }
 
     /// Rebuilds the positions of the segments that runs lie over and that have none, or too few.

@@ -9,7 +9,7 @@ use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::fault::{IndexFault, IndexFile, Result, refused};
+use super::fault::{IndexError, IndexFault, IndexFile, Result, refused};
 use super::key::EventKeys;
 use super::paged::{Files, Unusable};
 use super::positions::{Positions, PositionsFile};
@@ -50,6 +50,8 @@ pub(crate) struct IndexAudit {
     /// The first position that the log still has.
     kept_from: u64,
     problems: Vec<IndexProblem>,
+    /// A file that there were too few files or maps left to open again: what it says is not known.
+    refused: Option<IndexError>,
 }
 
 impl IndexAudit {
@@ -93,6 +95,7 @@ impl IndexAudit {
             next: None,
             kept_from: 0,
             problems,
+            refused: None,
         })
     }
 
@@ -112,8 +115,11 @@ impl IndexAudit {
             }
             Some(Err(Unusable::Gone)) => return,
             Some(Err(Unusable::Bad)) => format!("the index file is damaged; {REBUILT}"),
-            Some(Err(Unusable::Unreadable(error) | Unusable::Refused(error))) => {
-                format!("the index file cannot be read: {error}")
+            Some(Err(Unusable::Unreadable(error))) => format!("the index file cannot be read: {error}"),
+            Some(Err(Unusable::Refused(error))) => {
+                let path = IndexFile::Positions { segment: number }.path();
+                self.refused = Some(refused("open", &self.files.disk.locate(&path), error));
+                return;
             }
             None => format!("the index file is of another history; {REBUILT}"),
         };
@@ -183,10 +189,13 @@ impl IndexAudit {
         }
     }
 
-    /// The log was read to its end, if `is_whole`; what is wrong with the files.
-    pub(crate) fn finish(mut self, is_whole: bool) -> Vec<IndexProblem> {
+    /// The log was read to its end, if `is_whole`; what is wrong with the files. An error if that could not be found out.
+    pub(crate) fn finish(mut self, is_whole: bool) -> Result<Vec<IndexProblem>> {
+        if let Some(error) = self.refused.take() {
+            return Err(error);
+        }
         if !is_whole {
-            return self.problems;
+            return Ok(self.problems);
         }
         let next = self.next.unwrap_or(1);
         let reason = format!("the index file covers positions that the log does not have; {REBUILT}");
@@ -198,7 +207,7 @@ impl IndexAudit {
         for segment in beyond {
             self.reject_positions(segment, reason.clone());
         }
-        self.problems
+        Ok(self.problems)
     }
 }
 
@@ -358,6 +367,8 @@ fn run_problem(disk: &dyn Disk, run: &Run, reason: &str) -> IndexProblem {
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
+
     use super::*;
     use crate::format::page::seal;
     use crate::index::DIRECTORY;
@@ -366,6 +377,7 @@ mod tests {
     use crate::index::positions::PositionTable;
     use crate::index::run;
     use crate::index::window::{SegmentId, Window};
+    use crate::storage::{Call, Fault, FaultyDisk};
 
     const SEGMENT: SegmentId = SegmentId { number: 3, salt: 9, first: 1 };
     const COUNT: u64 = 1_200;
@@ -407,7 +419,7 @@ mod tests {
         for position in (1..=COUNT).filter(|position| shown(*position)) {
             audit.add(frame(position), &[event(seed, position, &streams)]);
         }
-        audit.finish(shown(COUNT)).into_iter().map(|problem| problem.reason).collect()
+        audit.finish(shown(COUNT)).unwrap().into_iter().map(|problem| problem.reason).collect()
     }
 
     #[test]
@@ -494,7 +506,7 @@ mod tests {
         for position in shown {
             audit.add(frame(position), &[event(seed, position, &streams)]);
         }
-        audit.finish(true).into_iter().map(|problem| problem.reason).collect()
+        audit.finish(true).unwrap().into_iter().map(|problem| problem.reason).collect()
     }
 
     fn told(change: impl Fn(&mut Lie)) -> Vec<String> {
@@ -587,9 +599,27 @@ mod tests {
                 }
                 audit.add(frame(position), &[event(seed, position, &streams)]);
             }
-            let problems = audit.finish(is_whole);
+            let problems = audit.finish(is_whole).unwrap();
             assert_eq!(problems.len(), expected, "{upto} {is_whole}: {problems:?}");
             assert!(problems.iter().all(|problem| problem.reason.contains("positions that the log does not have")));
+        }
+    }
+
+    /// Found by review. It was told as a problem of the store.
+    #[test]
+    fn a_file_that_there_are_too_few_files_left_to_open_again_is_no_problem_of_the_index() {
+        let (memory, files) = files(ReadMode::Pread);
+        let mut table = PositionTable::new(1, 1);
+        (1..=FEW).for_each(|position| table.push(frame(position).offset, position as i64));
+        table.end_commit(frame(FEW));
+        Positions::None.write(&files, SEGMENT, &table).unwrap();
+        let disk = FaultyDisk::new(memory);
+        let audit = || IndexAudit::open(Arc::new(disk.clone()), files.store, &mut |_| {}).unwrap();
+        for (kind, problems) in [(ErrorKind::Other, Some(1)), (ErrorKind::OutOfMemory, None)] {
+            let mut audit = audit();
+            disk.inject(Fault::next(Call::Open).kind(kind));
+            audit.begin_segment(3, 9, 1);
+            assert_eq!(audit.finish(false).ok().map(|problems| problems.len()), problems, "{kind:?}");
         }
     }
 
@@ -606,7 +636,7 @@ mod tests {
         for position in [1, 3] {
             audit.add(frame(position), &[position, position + 1].map(|of| event(seed, of, &streams)));
         }
-        audit.finish(true).into_iter().map(|problem| problem.reason).collect()
+        audit.finish(true).unwrap().into_iter().map(|problem| problem.reason).collect()
     }
 
     #[test]

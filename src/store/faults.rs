@@ -474,24 +474,45 @@ fn a_mark_that_fails_puts_no_commit_in_doubt() {
     }
 }
 
-/// One that the system had too little left to open was taken for damaged and removed: all of its events were indexed anew.
+/// One that the system had too little left to open was taken for damaged and removed, and so was one whose segment could
+/// not be mapped: all of its events were indexed anew.
 #[test]
 fn an_index_file_that_there_are_too_few_files_or_maps_for_stays_where_it_is() {
-    for call in [Call::Open, Call::Map] {
+    for (call, path) in [(Call::Open, "index/"), (Call::Map, "index/"), (Call::Map, "log/0000000001.segment")] {
         let disk = FaultyDisk::new(MemoryDisk::new());
         let store = open(&disk).unwrap();
         (0..20).for_each(|number| drop(store.send(commit(number, SYNCED)).unwrap()));
         store.maintain().unwrap();
         store.close().unwrap();
         let files = disk.list("index").unwrap();
-        let shortage = Fault::next(call).in_dir("index").kind(std::io::ErrorKind::OutOfMemory);
-        disk.inject(Fault { forever: true, ..shortage });
+        disk.inject(Fault { forever: true, ..Fault::next(call).of(path).kind(ErrorKind::OutOfMemory) });
         let refused = open(&disk).map(drop);
         disk.heal();
-        assert!(matches!(refused, Err(Error::Io { .. })), "{call:?}: {refused:?}");
-        assert_eq!(disk.list("index").unwrap(), files, "{call:?}");
-        assert_eq!(open(&disk).unwrap().open_report().indexed_events, 0, "{call:?}");
+        assert!(matches!(refused, Err(Error::Io { .. })), "{call:?} of {path}: {refused:?}");
+        assert_eq!(disk.list("index").unwrap(), files, "{call:?} of {path}");
+        assert_eq!(open(&disk).unwrap().open_report().indexed_events, 0, "{call:?} of {path}");
     }
+}
+
+/// Recovery went on without what a positions file says of the log, where there were too few files left to open it.
+#[test]
+fn a_positions_file_that_there_are_too_few_files_for_is_not_taken_for_one_that_says_nothing() {
+    let disk = FaultyDisk::new(MemoryDisk::new());
+    let store = open(&disk).unwrap();
+    (0..20).for_each(|number| drop(store.send(commit(number, SYNCED)).unwrap()));
+    store.maintain().unwrap();
+    let said = |kind: Option<ErrorKind>| {
+        if let Some(kind) = kind {
+            disk.inject(Fault::next(Call::Open).of("0000000001.positions").kind(kind));
+        }
+        let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+        crate::index::checkpoints(&disk).map(|known| known.len())
+    };
+    let all = said(None).unwrap();
+    assert!(all > 1);
+    assert_eq!(said(Some(ErrorKind::Other)).unwrap(), all - 1);
+    let refused = said(Some(ErrorKind::OutOfMemory));
+    assert!(matches!(refused, Err(Error::Io { operation: "open", .. })), "{refused:?}");
 }
 
 /// An index file that was just written was told to be corrupt, when it was the operating system that refused to open or

@@ -194,7 +194,7 @@ mod tests {
     use super::super::{NewEvent, Options, Query, Store};
     use crate::error::ExpectedVersion;
     use crate::randomness::SeededRandomness;
-    use crate::storage::{Access, Disk, Fault, FaultyDisk, MemoryDisk};
+    use crate::storage::{Access, Call, Disk, Fault, FaultyDisk, MemoryDisk};
     use crate::types::Durability;
 
     /// Where the zones begin in a positions file of few positions, which nobody reads but whoever writes the next one.
@@ -247,6 +247,59 @@ mod tests {
         assert!(window.upgrade().is_some());
         store.maintain().unwrap();
         assert!(window.upgrade().is_none());
+    }
+
+    /// A store whose index has runs to merge, and its disks.
+    fn with_runs() -> (MemoryDisk, FaultyDisk) {
+        let disk = MemoryDisk::new();
+        let store = open(disk.clone());
+        while !store.handle.inner.index.wants_merge() {
+            append(&store);
+            store.sync().unwrap();
+            store.handle.inner.spill_index().unwrap();
+        }
+        store.close().unwrap();
+        (disk.clone(), FaultyDisk::on_memory(disk))
+    }
+
+    /// Fills a window and writes it to disk while the index is merged.
+    fn spill_while_merging(store: &Store, disk: &FaultyDisk) {
+        let inner = &store.handle.inner;
+        let window = Arc::downgrade(&inner.index.active());
+        // Only a merge makes another run that begins with the first event.
+        disk.hold(Call::Create, "/00000000000000000001-");
+        std::thread::scope(|scope| {
+            let merging = scope.spawn(|| inner.merge_index().unwrap());
+            disk.wait_held();
+            while window.upgrade().is_some_and(|window| !window.is_frozen()) {
+                append_one(store);
+            }
+            store.sync().unwrap();
+            inner.spill_index().unwrap();
+            let left = (inner.index.view().frozen_windows(), window.upgrade().is_some());
+            disk.release();
+            assert!(merging.join().unwrap());
+            assert_eq!(left, (0, false), "windows to be written, and whether the one that was is in memory as well");
+        });
+    }
+
+    /// Found by review. A merge held the windows that there were when it began, for as long as it took.
+    #[test]
+    fn a_window_that_is_on_disk_is_held_by_no_merge() {
+        let (_, disk) = with_runs();
+        spill_while_merging(&open(disk.clone()), &disk);
+    }
+
+    /// Found by review. To repair the file that a window needs to be written, its thread waited for the end of the merge, and
+    /// synced nothing meanwhile. This would wait for ever.
+    #[test]
+    fn a_damaged_positions_file_is_repaired_while_the_index_is_merged() {
+        let (memory, disk) = with_runs();
+        damage(&memory);
+        let store = open(disk.clone());
+        spill_while_merging(&store, &disk);
+        let events = store.head().unwrap().unwrap().number();
+        assert_eq!(store.read(Query::stream("account-alice")).count().unwrap(), events);
     }
 
     /// The same kept a store from being opened that had not been closed.

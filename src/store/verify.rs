@@ -138,7 +138,7 @@ fn verify_one(disk: &Arc<dyn Disk>, meter: &mut Meter<'_>) -> Result<VerifyRepor
         return Err(Error::NotFound { path: disk.locate("") });
     };
     let is_whole = is_decided && faults.is_empty();
-    let index_problems = witness.index.map_or_else(Vec::new, |index| index.finish(is_whole));
+    let index_problems = witness.index.map_or_else(|| Ok(Vec::new()), |index| index.finish(is_whole))?;
     let problems = faults.into_iter().map(Problem::from).chain(index_problems.into_iter().map(Problem::from)).collect();
     Ok(VerifyReport { events: witness.events, segments, bytes: 0, torn_bytes, problems })
 }
