@@ -519,7 +519,7 @@ fn an_export_goes_into_the_pipe_that_was_named() {
     assert!(exported == place.ok("export store").as_bytes());
 }
 
-/// It put a file in the place of the link, and what the link led to stayed as it was.
+/// It put a file in the place of the link, and what the link led to stayed as it was, or away.
 #[cfg(unix)]
 #[test]
 fn an_export_replaces_what_a_link_leads_to_and_leaves_the_link() {
@@ -527,12 +527,18 @@ fn an_export_replaces_what_a_link_leads_to_and_leaves_the_link() {
     place.ok("seed store --events 10");
     fs::create_dir(place.path("elsewhere")).unwrap();
     let target = place.file("elsewhere/events.ndjson", "old");
-    std::os::unix::fs::symlink("elsewhere/events.ndjson", place.path("link")).unwrap();
-    assert_eq!(place.ok("export store link"), "");
-    assert_eq!(fs::read_link(place.path("link")).unwrap(), Path::new("elsewhere/events.ndjson"));
-    assert_eq!(fs::read_to_string(&target).unwrap(), place.ok("export store"));
-    let left: Vec<_> = fs::read_dir(place.path("elsewhere")).unwrap().collect();
-    assert_eq!(left.len(), 1, "{left:?}");
+    std::os::unix::fs::symlink("other-link", place.path("link")).unwrap();
+    std::os::unix::fs::symlink("elsewhere/events.ndjson", place.path("other-link")).unwrap();
+    for is_there in [true, false] {
+        assert_eq!(target.exists(), is_there);
+        assert_eq!(place.ok("export store link"), "");
+        assert_eq!(fs::read_link(place.path("link")).unwrap(), Path::new("other-link"));
+        assert_eq!(fs::read_link(place.path("other-link")).unwrap(), Path::new("elsewhere/events.ndjson"));
+        assert_eq!(fs::read_to_string(&target).unwrap(), place.ok("export store"));
+        let left: Vec<_> = fs::read_dir(place.path("elsewhere")).unwrap().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+        fs::remove_file(&target).unwrap();
+    }
 }
 
 #[test]

@@ -17,6 +17,8 @@ use crate::upcast::UpcastArg;
 use crate::{output, progress};
 
 const BUFFER_BYTES: usize = 256 * 1024;
+/// So many links may lead to each other, as for the kernel of Linux.
+const LINKS_MAX: usize = 40;
 
 /// Write events as NDJSON
 ///
@@ -47,12 +49,11 @@ impl Export {
             out.flush()?;
             return Ok(());
         }
-        // Where a link leads is what is meant, and not the link.
-        let file = &self.file.canonicalize().unwrap_or_else(|_| self.file.clone());
-        match std::fs::metadata(file) {
+        match std::fs::metadata(&self.file) {
             // A pipe or a device stays what it is.
-            Ok(known) if !known.is_file() => self.write_into(file),
-            _ => self.replace(file),
+            Ok(known) if !known.is_file() => self.write_into(&self.file),
+            // Where a link leads is what is meant, and not the link.
+            _ => self.replace(&self.file.canonicalize().unwrap_or_else(|_| end_of_links(&self.file))),
         }
     }
 
@@ -111,6 +112,16 @@ impl Export {
         bar.finish_and_clear();
         Ok(())
     }
+}
+
+/// The file that a link leads to and that is not there yet.
+fn end_of_links(file: &Path) -> PathBuf {
+    let mut end = file.to_owned();
+    for _ in 0..LINKS_MAX {
+        let Ok(next) = std::fs::read_link(&end) else { break };
+        end = end.parent().unwrap_or(Path::new("")).join(next);
+    }
+    end
 }
 
 #[cfg(feature = "zstd")]
