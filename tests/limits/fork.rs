@@ -157,6 +157,7 @@ fn a_forked_process_reads_the_stores_of_tenants_and_deletes_none() {
 /// The threads of a process are not forked with it. Who dropped what waits for their end, or awaited what they would do,
 /// never came back.
 #[test]
+#[cfg(feature = "tokio")]
 fn a_forked_process_waits_for_no_thread_of_the_other_one() {
     alone("fork::a_forked_process_waits_for_no_thread_of_the_other_one", || {
         let directory = directory();
@@ -186,6 +187,7 @@ fn a_forked_process_waits_for_no_thread_of_the_other_one() {
 /// There it seemed to have ended, and what has ended is at rest: the child built the tables anew, over a connection
 /// that is the other process's, and beside its thread.
 #[test]
+#[cfg(feature = "sqlite")]
 fn a_forked_process_rebuilds_no_tables() {
     alone("fork::a_forked_process_rebuilds_no_tables", || {
         let directory = directory();
