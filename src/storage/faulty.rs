@@ -109,6 +109,7 @@ impl Fault {
         Self { dir, ..self }
     }
 
+    #[cfg(feature = "testing")]
     pub(crate) fn ending(self, ending: &'static str) -> Self {
         Self { ending, ..self }
     }

@@ -8,7 +8,6 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Mutex;
 
 use annals::{Error, ExpectedVersion, NewEvent, NewSnapshot, Options, Query, Result, SnapshotQuery, Store};
 
@@ -171,7 +170,7 @@ fn a_forked_process_waits_for_no_thread_of_the_other_one() {
         handler.wait_for(position).unwrap();
         let later = annals::Position::new(position.number() + 1).unwrap();
         let events = store.follow(Query::all()).subscribe().into_stream().unwrap();
-        let inherited = Mutex::new(Some((store.clone(), handler, events)));
+        let inherited = std::sync::Mutex::new(Some((store.clone(), handler, events)));
         assert!(holds_in_a_fork(move || {
             let Some((store, handler, events)) = inherited.lock().unwrap().take() else { return false };
             let is_refused = is_locked(appended(&store));
