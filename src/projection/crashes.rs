@@ -60,6 +60,8 @@ struct History {
     is_troubled: bool,
     /// Counts the values, so that each is another.
     values: u64,
+    /// How far the model is that was saved last, if it outlives what has happened since.
+    saved: Option<Position>,
     counts: Counts,
 }
 
@@ -106,6 +108,7 @@ impl History {
             lives: 0,
             is_troubled: false,
             values: 0,
+            saved: None,
             counts: Counts::default(),
             dice,
         }
@@ -149,7 +152,12 @@ impl History {
         self.disk.stop();
         drop(opened);
         self.counts.crashes += 1;
-        if self.dice.one_in(4) { self.disk.kill() } else { self.disk.cut_power() }
+        if self.dice.one_in(4) {
+            self.disk.kill();
+        } else {
+            self.disk.cut_power();
+            self.saved = None;
+        }
     }
 
     fn plan_trouble(&mut self) {
@@ -204,6 +212,7 @@ impl History {
         let point = serde_json::to_vec(&json!({ "handler": store.history_point(applied)? })).unwrap();
         work.save(&Checkpoint::from_bytes(NAME, &point)?)?;
         self.counts.saves += 1;
+        self.saved = Some(applied);
         Ok(())
     }
 
@@ -221,6 +230,11 @@ impl History {
             }
             Err(error) => return Err(error),
         }
+        let Self { context, lives, saved, .. } = &*self;
+        assert!(
+            position >= *saved,
+            "{context}, life {lives}: the model at {position:?}, and one at {saved:?} was saved"
+        );
         self.check(store, work, position)?;
         Ok(position)
     }

@@ -39,10 +39,20 @@ pub(crate) enum FileSystem {
     Ext4,
 }
 
-/// A directory on a simulated disk. Clones are the same directory.
+/// A directory on a simulated disk. Clones are the same directory, as the same process has it.
 #[derive(Debug, Clone)]
 pub(crate) struct SimulatedDisk {
     state: Arc<Mutex<State>>,
+    user: User,
+}
+
+/// Who has the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum User {
+    /// The process that is killed.
+    Killed,
+    /// One beside it, whose files stay open until the power is lost.
+    Beside,
 }
 
 #[derive(Debug)]
@@ -62,6 +72,8 @@ struct State {
     writes_back_in: Option<u64>,
     /// Counts the crashes: an open file belongs to the life that it was opened in.
     life: u64,
+    /// Counts the losses of power among them.
+    outages: u64,
     fingerprint: u64,
 }
 
@@ -100,9 +112,15 @@ impl SimulatedDisk {
             is_on: true,
             writes_back_in: None,
             life: 0,
+            outages: 0,
             fingerprint: seed,
         };
-        Self { state: Arc::new(Mutex::new(state)) }
+        Self { state: Arc::new(Mutex::new(state)), user: User::Killed }
+    }
+
+    /// The same directory as another process has it, which goes on when this one is killed.
+    pub(crate) fn beside(&self) -> Self {
+        Self { state: Arc::clone(&self.state), user: User::Beside }
     }
 
     pub(crate) fn inject(&self, fault: Fault) {
@@ -174,6 +192,7 @@ impl SimulatedDisk {
             file.write_at(image, 0).expect("a write in memory");
         }
         state.names = Names::durable(dirs, images);
+        state.outages += 1;
         state.begin_life();
     }
 
@@ -186,7 +205,7 @@ impl SimulatedDisk {
     /// Counts a call, and says what becomes of it.
     fn begin(&self, call: Call, path: &str, life: Option<u64>) -> io::Result<(MutexGuard<'_, State>, Verdict)> {
         let mut state = self.state.lock();
-        if !state.is_on || life.is_some_and(|life| life != state.life) {
+        if !state.is_on || life.is_some_and(|life| life != state.life_of(self.user)) {
             return Err(power_is_off());
         }
         *state.calls.entry(call).or_default() += 1;
@@ -200,7 +219,7 @@ impl SimulatedDisk {
     }
 
     fn file(&self, state: &State, path: String, inner: Arc<dyn File>, node: Node) -> Arc<dyn File> {
-        Arc::new(SimulatedFile { disk: self.clone(), path, life: state.life, inner, node })
+        Arc::new(SimulatedFile { disk: self.clone(), path, life: state.life_of(self.user), inner, node })
     }
 }
 
@@ -253,6 +272,14 @@ impl State {
     fn forget_stale(&mut self) {
         let surplus = self.stale.len().saturating_sub(STALE_FILES);
         self.stale.drain(..surplus);
+    }
+
+    /// What ends with the next crash that the user does not outlive.
+    fn life_of(&self, user: User) -> u64 {
+        match user {
+            User::Killed => self.life,
+            User::Beside => self.outages,
+        }
     }
 
     fn begin_life(&mut self) {

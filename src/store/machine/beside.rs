@@ -17,6 +17,15 @@ use crate::types::Position;
 /// So many places are remembered at once.
 const REMEMBERED_MAX: usize = 8;
 
+/// How much a reader has shown.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Shown {
+    /// Of the log.
+    head: u64,
+    /// So many writes of the state.
+    writes: usize,
+}
+
 impl World {
     /// Counting agrees with the log.
     pub(super) fn count(&mut self, store: &Store) {
@@ -76,7 +85,7 @@ impl World {
     /// Opens the store for reading, beside its writer or alone.
     pub(super) fn look_beside(&mut self, spec: &ReadSpec) {
         let Some(reader) = self.open_reader() else { return };
-        let looked = self.compare_beside(&reader, 0, spec);
+        let looked = self.compare_beside(&reader, Shown::default(), spec);
         self.excused(looked, "read beside the writer");
     }
 
@@ -84,17 +93,17 @@ impl World {
     pub(super) fn look_on(&mut self, spec: &ReadSpec) {
         if self.follower.is_none() {
             self.follower = self.open_reader();
-            self.followed = 0;
+            self.followed = Shown::default();
         }
         let Some(follower) = self.follower.clone() else { return };
         let looked = self.compare_beside(&follower, self.followed, spec);
-        if let Some(head) = self.excused(looked, "follow the writer") {
-            self.followed = head;
+        if let Some(shown) = self.excused(looked, "follow the writer") {
+            self.followed = shown;
         }
     }
 
     fn open_reader(&mut self) -> Option<Store> {
-        let opened = Store::open_read_only_on(self.disk(), self.options());
+        let opened = Store::open_read_only_on(self.disk_beside(), self.options());
         if let Err(Error::NotFound { .. }) = opened {
             assert!(!self.is_made, "a store that was made is not found");
             return None;
@@ -102,11 +111,11 @@ impl World {
         self.excused(opened, "open for reading")
     }
 
-    /// A reader shows a beginning of the log, no more than is known to be synced, and the state in one of its states.
-    /// Returns its head.
-    fn compare_beside(&mut self, reader: &Store, least: u64, spec: &ReadSpec) -> Result<u64> {
+    /// A reader shows a beginning of the log, no more than is known to be synced, and the state as it was after one of its
+    /// writes; of both no less than it has shown before.
+    fn compare_beside(&mut self, reader: &Store, before: Shown, spec: &ReadSpec) -> Result<Shown> {
         let head = reader.head()?.map_or(0, Position::number);
-        assert!(head >= least, "a reader that showed {least} positions shows {head}");
+        assert!(head >= before.head, "a reader that showed {} positions shows {head}", before.head);
         let known = self.confirmed();
         assert!(head <= known.head(), "a reader shows {head} positions");
         // What tells others how far the log is synced is itself not synced, until the log is opened again.
@@ -114,9 +123,13 @@ impl World {
         assert!(!is_told || head >= known.synced, "a reader shows {head} of {} positions", known.synced);
         check::compare(reader, &known, spec, head)?;
         let found = check::values(&reader.state()?)?;
-        assert!(self.journal.holds_before(&found), "a reader shows the state {found:?}");
+        let least = if is_told { self.journal.synced().max(before.writes) } else { before.writes };
+        let writes = self.journal.shown(&found, least);
+        let Some(writes) = writes else {
+            panic!("a reader that has to show {least} writes of the state shows {found:?}")
+        };
         self.model.show(head);
-        Ok(head)
+        Ok(Shown { head, writes })
     }
 
     /// The model with all that a reader may show. What is in doubt may be synced: the first part of a batch before a

@@ -113,9 +113,14 @@ impl Journal {
         (self.visible, self.synced) = (count, count);
     }
 
-    /// A reader beside shows one of the states since the last that is known to be synced, or an older one.
-    pub(super) fn holds_before(&self, found: &BTreeMap<String, Vec<u8>>) -> bool {
-        (0..=self.writes.len()).any(|count| is_like(&self.values_at(count), found))
+    /// Of how many writes, and no fewer than `least`, a reader beside shows the state; of the fewest if of several.
+    pub(super) fn shown(&self, found: &BTreeMap<String, Vec<u8>>, least: usize) -> Option<usize> {
+        (least..=self.writes.len()).find(|count| is_like(&self.values_at(*count), found))
+    }
+
+    /// Of how many writes the state is known to be durable.
+    pub(super) fn synced(&self) -> usize {
+        self.synced
     }
 }
 

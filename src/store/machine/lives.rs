@@ -33,14 +33,14 @@ impl World {
     }
 
     fn crash(&mut self, end: End, disk: &SimulatedDisk) {
-        // Readers are of the same machine, and their files belong to the life that they were opened in.
-        self.follower = None;
         self.is_troubled = false;
         if end == End::Kill {
             self.counts.kills += 1;
             disk.kill();
         } else {
             self.counts.power_losses += 1;
+            // Readers are of the same machine.
+            self.follower = None;
             disk.cut_power();
             self.model.lose_power();
             self.journal.lose_power();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use super::beside::Shown;
 use super::following::Following;
 use super::journal::Journal;
 use super::model::{Model, Place};
@@ -42,7 +43,7 @@ pub(super) struct World {
     /// What the heads were when they were last looked at.
     pub(super) heads: (u64, u64),
     pub(super) follower: Option<Store>,
-    pub(super) followed: u64,
+    pub(super) followed: Shown,
     pub(super) following: Option<Following>,
     pub(super) model: Model,
     pub(super) journal: Journal,
@@ -78,7 +79,7 @@ impl World {
             synced_words: 0,
             heads: (0, 0),
             follower: None,
-            followed: 0,
+            followed: Shown::default(),
             following: None,
             model: Model::default(),
             journal: Journal::default(),
@@ -226,6 +227,14 @@ impl World {
         match &self.medium {
             Medium::Simulated(disk) => Arc::new(disk.clone()),
             Medium::Directory(directory) => Arc::new(RealDisk::new(directory.path())),
+        }
+    }
+
+    /// The same as a process has it that is not killed with the writer.
+    pub(super) fn disk_beside(&self) -> Arc<dyn Disk> {
+        match &self.medium {
+            Medium::Simulated(disk) => Arc::new(disk.beside()),
+            Medium::Directory(_) => self.disk(),
         }
     }
 
