@@ -79,9 +79,10 @@ impl Parking {
         self.skipped_count
     }
 
-    /// Whether events of the stream have to wait behind one that is parked.
-    pub(super) fn is_blocked(&self, stream: &str) -> bool {
-        !self.streams.is_empty() && self.streams.contains_key(stream)
+    /// Whether the event at this position of the stream is parked, or has to wait behind one that is. One before the
+    /// first that is parked does not: it comes again when the work is saved elsewhere and its checkpoint was older.
+    pub(super) fn is_blocked(&self, stream: &str, position: Position) -> bool {
+        self.first_of(stream).is_some_and(|first| first <= position)
     }
 
     /// Parks an event behind others of its stream. One that is parked already stays as it is: it is seen again when the

@@ -257,7 +257,7 @@ impl Driver {
             return Ok(Step::Again);
         }
         let position = event.position();
-        if self.parking.is_blocked(event.stream()) {
+        if self.parking.is_blocked(event.stream(), position) {
             return self.park_behind(event);
         }
         if self.is_watched(position) {

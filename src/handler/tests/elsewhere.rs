@@ -223,6 +223,25 @@ fn dead_letters_that_an_older_checkpoint_does_not_know_are_seen_to_when_their_ev
     assert_eq!(discarded, (vec![3, 5], vec![]));
 }
 
+/// A database that was put back saw a good event again, and a later one of its stream was a dead letter: the good one
+/// was parked behind that, and nobody tried it.
+#[test]
+fn an_event_that_comes_again_before_the_first_dead_letter_of_its_stream_is_handled() {
+    let store = store();
+    let place = Place::default();
+    let start = || place.start(&store, &OnError::park(), || ());
+    start().wait_for(append(&store, "a", 1)).unwrap();
+    let older = place.checkpoint.lock().clone();
+    append(&store, "bad", 1);
+    let bad = append_bad(&store);
+    start().wait_for(bad).unwrap();
+    assert_eq!(put_aside(&store).0, [3]);
+
+    (*place.checkpoint.lock(), *place.handled.lock()) = (older, Vec::new());
+    start().wait_for(bad).unwrap();
+    assert_eq!((place.handled.lock().clone(), put_aside(&store).0), (vec![2], vec![3]));
+}
+
 /// One whose event the log has lost comes by no more: who waited for its retry would have waited for ever.
 #[test]
 fn a_retry_of_a_dead_letter_whose_event_is_gone_is_told_to_be_in_vain() {
