@@ -9,6 +9,8 @@
 //!
 //! Before an instance is told anything, what it has pending is settled. So an instance that cannot get on holds back
 //! whatever comes for it, and nothing overtakes, unless the policy parks: what is parked is told when it is retried.
+//! The runner makes it durable, with its checkpoint, before the next event is told: the record of an instance that
+//! begins does not say what was parked before it.
 
 use std::error::Error as StdError;
 use std::fmt;

@@ -136,6 +136,9 @@ impl<P: ProcessManager> ProcessBuilder<P> {
     /// unless this is called.
     ///
     /// Whatever is done about it, the instance is not told anything else before its pending commands are through.
+    ///
+    /// When the history of the store changes, such as by a restore, or a [migration](crate::Migration) copies it, dead
+    /// letters are forgotten: what was parked is not told any more to an instance that began behind it.
     pub fn policy(mut self, policy: OnError) -> Self {
         self.policy = policy;
         self

@@ -13,9 +13,9 @@ use super::timers::TimerControl;
 use super::work::ProcessWork;
 use super::{Dispatch, DispatchError, ProcessManager, Reactions};
 use crate::error::{Error, ExpectedVersion};
-use crate::storage::MemoryDisk;
+use crate::storage::{FileSystem, MemoryDisk, SimulatedDisk};
 use crate::types::{Position, Timestamp};
-use crate::{Event, ManualClock, NewEvent, Options, Query, RecordedEvent, Store, Work};
+use crate::{Event, ManualClock, NewEvent, OnError, Options, Query, RecordedEvent, Store, Work};
 
 /// Does two things, and waits for somebody to say that it is good.
 #[derive(Default, Serialize, Deserialize)]
@@ -360,6 +360,77 @@ fn an_event_that_was_parked_at_the_checkpoint_of_a_killed_run_is_told_to_an_inst
     assert_eq!((checkpoint.position(), status(&next)), (Some(parked.position), ProcessStatus::Running));
     next.handle(&parked.as_event()).unwrap();
     assert_eq!(status(&next), ProcessStatus::Completed);
+}
+
+/// An errand, but all notes are for the first one, whatever stream they are in.
+#[derive(Default, Serialize, Deserialize)]
+struct Notebook(Errand);
+
+impl ProcessManager for Notebook {
+    const NAME: &'static str = "notebook";
+    type Event = ErrandEvent;
+    type Command = String;
+
+    fn instance_of(event: &ErrandEvent, recorded: &Event<'_>) -> Option<String> {
+        match event {
+            ErrandEvent::Noted => Some("1".to_owned()),
+            _ => Errand::instance_of(event, recorded),
+        }
+    }
+
+    fn on_event(&mut self, event: &ErrandEvent, reactions: &mut Reactions<String>) {
+        self.0.on_event(event, reactions);
+    }
+}
+
+/// A note for the first errand is parked behind the second one, whose commands fail, and then the first one begins. How
+/// many notes that has in the end, when the process is ended there and all is well at the next start.
+fn notes_after(end: fn(&SimulatedDisk), seed: u64) -> Option<u32> {
+    let disk = SimulatedDisk::new(FileSystem::Strict, seed);
+    let open = || {
+        // On a clock that stands still: nothing is saved because time has passed.
+        let options = Options::new().clock(ManualClock::new(Timestamp::from_millis(0))).without_background_work();
+        Store::open_on(Arc::new(disk.clone()), options, true).unwrap()
+    };
+    let start = |store: &Store, is_down: bool| {
+        let dispatch = move |_: &String, dispatch: &Dispatch<'_>| match dispatch.instance() {
+            "2" if is_down => Err(DispatchError::failed("down")),
+            _ => Ok(()),
+        };
+        store.process::<Notebook>(dispatch).policy(OnError::park()).start().unwrap()
+    };
+    let store = open();
+    let process = start(&store, true);
+    for (stream, event_type) in [("visit-2", "Begun"), ("visit-2", "Noted"), ("visit-1", "Begun")] {
+        append(&store, stream, event_type);
+        process.settle().unwrap();
+    }
+    disk.stop();
+    drop((process, store));
+    end(&disk);
+
+    let store = open();
+    store.dead_letters(Notebook::NAME).unwrap().retry_all().unwrap();
+    let process = start(&store, false);
+    process.settle().unwrap();
+    process.wait_for_requests().unwrap();
+    assert!(store.dead_letters(Notebook::NAME).unwrap().list().unwrap().is_empty());
+    process.instances().get("1").unwrap().unwrap().state().0.notes
+}
+
+/// That it was parked was saved up to a second later. Where the process was killed before, it came again from before
+/// the beginning of its instance, and counted as passed over: it was neither told nor a dead letter.
+#[test]
+fn an_event_that_was_parked_right_before_its_instance_began_is_told_to_it_after_a_kill() {
+    assert_eq!(notes_after(SimulatedDisk::kill, 0), Some(1));
+}
+
+/// The same, though it was saved: the log was synced for the commands of the instance, and the state was not.
+#[test]
+fn an_event_that_was_parked_right_before_its_instance_began_is_told_to_it_after_a_loss_of_power() {
+    for seed in 0..20 {
+        assert_eq!(notes_after(SimulatedDisk::cut_power, seed), Some(1), "seed {seed}");
+    }
 }
 
 /// Unless it is told otherwise, nothing outside of the store ever knows of a command that the store could forget.

@@ -168,6 +168,9 @@ impl Driver {
         self.parking.sync()?;
         self.work.save(&checkpoint)?;
         self.parking.saved(&checkpoint)?;
+        if !checkpoint.parked.is_empty() && self.parks_durably() {
+            self.store.state()?.sync()?;
+        }
         self.end_outage();
         self.saved = self.looked;
         let batch = std::mem::take(&mut self.batch);

@@ -21,7 +21,7 @@ use crate::handler::mark::{MarkSlot, Suspect};
 use crate::handler::observe::Observer;
 use crate::handler::parking::Parking;
 use crate::handler::policy::{LastResort, OnError};
-use crate::handler::runner::Loaded;
+use crate::handler::runner::{HandlerKind, Loaded};
 use crate::handler::shared::{HandlerState, Shared};
 use crate::handler::work::Work;
 use crate::types::Position;
@@ -260,10 +260,12 @@ impl Driver {
         if self.parking.is_blocked(event.stream(), position) {
             return self.park_behind(event);
         }
-        if self.is_watched(position) {
-            if !self.finish()? {
-                return Ok(Step::Again);
-            }
+        let is_watched = self.is_watched(position);
+        let saves_first = is_watched || (self.batch.parked > 0 && self.parks_durably());
+        if saves_first && !self.finish()? {
+            return Ok(Step::Again);
+        }
+        if is_watched {
             return self.single(event);
         }
         self.mark_stretch(position)?;
@@ -278,6 +280,12 @@ impl Driver {
         self.careful_upto >= Some(position)
             || self.breaker.has_opened()
             || self.suspect.as_ref().is_some_and(|suspect| suspect.position == position)
+    }
+
+    /// Whether what was parked is durably so before anything else is tried. The log says where an instance of a process
+    /// manager began: what came before that counts as passed over from then on, unless it is known to be parked.
+    fn parks_durably(&self) -> bool {
+        self.shared.kind == HandlerKind::ProcessManager
     }
 
     fn took(&mut self, position: Position) -> Result<Step, End> {
