@@ -94,6 +94,17 @@ impl MarkSlot {
         Ok(())
     }
 
+    /// What is saved is settled: attempts on it count no more, neither for the event if the work goes back to an older
+    /// checkpoint, nor for another one that gets its position.
+    pub(super) fn settle(&mut self, saved: Option<Position>) -> Result<()> {
+        match &self.stored {
+            Some(mark) if mark.attempt > 0 && !mark.is_parked && Some(mark.event) <= saved => {
+                self.store(Mark { attempt: 0, ..mark.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Removes the mark: the events behind `saved` are not being handled any more.
     pub(super) fn clear(&mut self, saved: Option<Position>) -> Result<()> {
         if self.stored.as_ref().is_some_and(|mark| mark.is_parked || Some(mark.upto) > saved) {

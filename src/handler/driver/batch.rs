@@ -171,6 +171,7 @@ impl Driver {
         if !checkpoint.parked.is_empty() && self.parks_durably() {
             self.store.state()?.sync()?;
         }
+        self.mark.settle(self.looked)?;
         self.end_outage();
         self.saved = self.looked;
         let batch = std::mem::take(&mut self.batch);

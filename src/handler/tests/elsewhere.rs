@@ -242,6 +242,25 @@ fn an_event_that_comes_again_before_the_first_dead_letter_of_its_stream_is_handl
     assert_eq!((place.handled.lock().clone(), put_aside(&store).0), (vec![2], vec![3]));
 }
 
+/// The attempt that it had failed at was still marked: behind a checkpoint that was put back it was skipped again, and
+/// nobody had tried it.
+#[test]
+fn an_event_that_was_skipped_is_tried_when_it_comes_again() {
+    let store = store();
+    let place = Place::default();
+    let start = || place.start(&store, &OnError::skip(), || ());
+    start().wait_for(append(&store, "a", 1)).unwrap();
+    let older = place.checkpoint.lock().clone();
+    let bad = append_bad(&store);
+    start().wait_for(bad).unwrap();
+    assert_eq!(put_aside(&store).1, [2]);
+
+    *place.checkpoint.lock() = older;
+    place.mend();
+    start().wait_for(bad).unwrap();
+    assert_eq!(*place.handled.lock(), [1, 2]);
+}
+
 /// One whose event the log has lost comes by no more: who waited for its retry would have waited for ever.
 #[test]
 fn a_retry_of_a_dead_letter_whose_event_is_gone_is_told_to_be_in_vain() {
