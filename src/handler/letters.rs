@@ -79,6 +79,11 @@ impl DeadLetter {
         }
     }
 
+    /// Whether it is the one of this event. A position that the log has lost is given to another event.
+    pub(super) fn is_of(&self, event: &Event<'_>) -> bool {
+        (self.position, self.id) == (event.position(), event.id())
+    }
+
     pub(super) fn add_to(&self, name: &str, batch: StateBatch) -> StateBatch {
         batch.put(keys::parked(name, self.position), encode(self))
     }
@@ -151,10 +156,13 @@ pub(super) fn change_letter(
 
 /// Deletes all keys with one of these prefixes.
 pub(super) fn delete_all(state: &State, prefixes: &[String]) -> Result<()> {
-    for prefix in prefixes {
-        for keys in state.keys(prefix)?.chunks(DELETED_AT_ONCE) {
-            state.write(keys.iter().fold(StateBatch::new(), StateBatch::delete))?;
-        }
+    prefixes.iter().try_for_each(|prefix| delete(state, &state.keys(prefix)?))
+}
+
+/// Deletes these keys.
+pub(super) fn delete(state: &State, keys: &[String]) -> Result<()> {
+    for keys in keys.chunks(DELETED_AT_ONCE) {
+        state.write(keys.iter().fold(StateBatch::new(), StateBatch::delete))?;
     }
     Ok(())
 }

@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::error::HandlerError;
 use super::keys;
-use super::letters::{DeadLetter, DeadLetterRequest, Skipped, change_letter, delete_all, encode, load_letters};
+use super::letters::{DeadLetter, DeadLetterRequest, Skipped, change_letter, delete, delete_all, encode, load_letters};
 use super::work::Checkpoint;
 use crate::error::Result;
 use crate::types::Position;
-use crate::{Durability, Event, StateBatch, Store};
+use crate::{Durability, Event, Query, StateBatch, Store};
 
 /// An attempt that failed, as it is told.
 #[derive(Debug, Clone)]
@@ -65,9 +65,16 @@ impl Parking {
             is_unsynced: checkpoint.changes_letters(),
         };
         parking.settle(checkpoint)?;
+        let mut lost = Vec::new();
         for letter in load_letters(&store.state()?, name)? {
-            parking.insert(letter);
+            // What the checkpoint covers is in the log.
+            if Some(letter.position) > checkpoint.position() && is_lost(store, &letter)? {
+                lost.push(keys::parked(name, letter.position));
+            } else {
+                parking.insert(letter);
+            }
         }
+        parking.forget(&lost)?;
         Ok(parking)
     }
 
@@ -225,6 +232,15 @@ impl Parking {
         Ok(())
     }
 
+    /// Deletes what was put aside and is not of this history.
+    fn forget(&mut self, keys: &[String]) -> Result<()> {
+        if !keys.is_empty() {
+            self.is_unsynced = true;
+            delete(&self.store.state()?, keys)?;
+        }
+        Ok(())
+    }
+
     fn insert(&mut self, letter: DeadLetter) {
         self.streams.entry(letter.stream.clone()).or_default().insert(letter.position);
         self.letters.insert(letter.position, letter);
@@ -271,4 +287,14 @@ impl Parking {
         }
         Ok(())
     }
+}
+
+/// Whether the log has lost the event of a dead letter: it ends before it, or has another event in its place.
+fn is_lost(store: &Store, letter: &DeadLetter) -> Result<bool> {
+    if Some(letter.position) > store.head()? {
+        return Ok(true);
+    }
+    let mut read = store.read(Query::all()).from(letter.position).limit(1);
+    let is_there = |event: &Event<'_>| event.position() == letter.position;
+    Ok(read.next()?.is_some_and(|event| is_there(&event) && !letter.is_of(&event)))
 }

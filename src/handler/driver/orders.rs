@@ -76,7 +76,7 @@ impl Driver {
         let (position, attempt) = (letter.position, letter.attempts + 1);
         self.mark_letter(letter, attempt)?;
         let tried = match self.store.read(Query::all()).from(position).limit(1).next()? {
-            Some(event) if event.position() == position => self.attempt(&event).and_then(|()| self.flush()),
+            Some(event) if letter.is_of(&event) => self.attempt(&event).and_then(|()| self.flush()),
             _ => Err(HandlerError::permanent("the log does not keep the event any more: it can only be discarded")),
         };
         if tried.is_err() {
