@@ -65,16 +65,16 @@ impl Parking {
             is_unsynced: checkpoint.changes_letters(),
         };
         parking.settle(checkpoint)?;
-        let mut lost = Vec::new();
+        let mut outlived = parking.skipped_behind(checkpoint)?;
         for letter in load_letters(&store.state()?, name)? {
             // What the checkpoint covers is in the log.
             if Some(letter.position) > checkpoint.position() && is_lost(store, &letter)? {
-                lost.push(keys::parked(name, letter.position));
+                outlived.push(keys::parked(name, letter.position));
             } else {
                 parking.insert(letter);
             }
         }
-        parking.forget(&lost)?;
+        parking.forget(&outlived)?;
         Ok(parking)
     }
 
@@ -232,7 +232,15 @@ impl Parking {
         Ok(())
     }
 
-    /// Deletes what was put aside and is not of this history.
+    /// The keys of the records of skipped events that come again, because the work is saved elsewhere and its
+    /// checkpoint is older than they are.
+    fn skipped_behind(&self, checkpoint: &Checkpoint) -> Result<Vec<String>> {
+        let skipped = self.store.dead_letters(&self.name)?.skipped()?;
+        let comes_again = |skipped: &&Skipped| Some(skipped.position) > checkpoint.position();
+        Ok(skipped.iter().filter(comes_again).map(|skipped| skipped.key(&self.name)).collect())
+    }
+
+    /// Deletes what has outlived the history, or the checkpoint, that it was of.
     fn forget(&mut self, keys: &[String]) -> Result<()> {
         if !keys.is_empty() {
             self.is_unsynced = true;

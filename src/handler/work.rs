@@ -21,7 +21,8 @@ pub trait Work: Send {
     ///
     /// After `None` the dead letters and the records of skipped events of work without effects outside are forgotten: they
     /// were missing from a state that is gone. It must be gone by then, and stay so when another version of the program
-    /// loads it. Of any work, dead letters behind its checkpoint are forgotten whose event the log has lost.
+    /// loads it. Of any work, dead letters behind its checkpoint are forgotten whose event the log has lost, and the
+    /// records of skipped events there, which come again.
     ///
     /// # Errors
     /// What keeps it from being loaded. The runner does not start then.

@@ -178,6 +178,34 @@ fn what_only_the_checkpoint_says_to_be_parked_is_left_out_of_a_rebuild() {
     assert_eq!(world.seen(), ("x=1 y=1".into(), 2));
 }
 
+/// The record of a skipped event outlived the checkpoint that it was of. The event came again to the database that had
+/// been put back, and was applied; a rebuild left it out for good.
+#[test]
+fn an_event_that_is_applied_after_the_database_was_put_back_is_part_of_a_rebuild() {
+    let world = World::new();
+    let works = Arc::new(Mutex::new(false));
+    let run = || {
+        let apply = set_once(&works);
+        let builder = world.store.sql_projection_over("entries", world.path(), Query::all(), apply).schema(SCHEMA);
+        world.run(builder.policy(OnError::skip()))
+    };
+    let skipped = || world.store.dead_letters("entries").unwrap().skipped().unwrap().len();
+    let older = world.directory.path().join("older.sqlite");
+    world.append("a", "x=1");
+    run().stop().unwrap();
+    std::fs::copy(world.path(), &older).unwrap();
+    world.append("late", "y=1");
+    run().stop().unwrap();
+    assert_eq!((world.seen(), skipped()), (("x=1".into(), 1), 1));
+
+    std::fs::copy(&older, world.path()).unwrap();
+    *works.lock().unwrap() = true;
+    let handle = run();
+    assert_eq!(world.seen(), ("x=1 y=1".into(), 2));
+    handle.rebuild().unwrap();
+    assert_eq!((world.seen(), skipped()), (("x=1 y=1".into(), 2), 0));
+}
+
 /// The tables of the version before were dropped by a commit that did not wait for the disk, and its dead letters deleted
 /// for good. When the power was lost, the version before, put back, found its tables again and no dead letter.
 #[test]
