@@ -197,7 +197,9 @@ enum Change {
 impl FaultyDisk {
     /// What is in the directory of the inner disk itself, and in its log, is durable.
     pub(crate) fn new(inner: impl Disk + 'static) -> Self {
-        Self::on_durable(inner, ["", "log"].map(str::to_owned))
+        let dirs = ["", "log"].map(str::to_owned);
+        let dirs = dirs.into_iter().filter(|dir| !inner.list(dir).unwrap_or_default().is_empty()).collect();
+        Self::on_durable(inner, dirs)
     }
 
     /// Everything that is on the disk is durable.
@@ -206,7 +208,7 @@ impl FaultyDisk {
         Self::on_durable(inner, dirs)
     }
 
-    fn on_durable(inner: impl Disk + 'static, dirs: impl IntoIterator<Item = String>) -> Self {
+    fn on_durable(inner: impl Disk + 'static, dirs: Vec<String>) -> Self {
         let mut state = State::default();
         for dir in dirs {
             let names = inner.list(&dir).unwrap_or_default();
