@@ -294,7 +294,7 @@ impl Left {
         *place.checkpoint.lock() = older;
         place.mend();
         let store = lose_power(&disk, store);
-        assert_eq!(store.dead_letters("stub").unwrap().list().unwrap(), [letter.clone()], "seed {seed}");
+        assert_eq!(store.dead_letters("stub").unwrap().list().unwrap().first(), Some(&letter), "seed {seed}");
         (store.head().unwrap() == Some(Position::FIRST)).then_some(Self { disk, store, place, letter })
     }
 
