@@ -190,7 +190,12 @@ impl<'s> Bench<'s> {
 
     /// Flips bits of each byte, one at a time, in the files whose path begins so.
     pub(crate) fn flip(&mut self, part: &str, bits: Bits) {
-        for (path, bytes) in self.sample.files.iter().filter(|(path, _)| text(path).starts_with(part)) {
+        self.flip_if(|path| path.starts_with(part), bits);
+    }
+
+    /// The same in those that are chosen by their path.
+    pub(crate) fn flip_if(&mut self, is_chosen: impl Fn(&str) -> bool, bits: Bits) {
+        for (path, bytes) in self.sample.files.iter().filter(|(path, _)| is_chosen(text(path))) {
             for offset in 0..bytes.len() {
                 for pattern in bits.of(bytes, offset) {
                     let mut damaged = bytes.clone();
