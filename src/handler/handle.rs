@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::runner::HandlerKind;
+use super::kind::HandlerKind;
 use super::shared::{HandlerState, Shared};
 use crate::error::{Error, Invalid, Result};
 use crate::sync::thread::OwnThread;

@@ -7,8 +7,9 @@ use serde::de::DeserializeOwned;
 
 use super::error::HandlerError;
 use super::handle::HandlerHandle;
+use super::kind::HandlerKind;
 use super::policy::OnError;
-use super::runner::{HandlerKind, Runner};
+use super::runner::Runner;
 use super::work::{Checkpoint, Work};
 use crate::error::Result;
 use crate::types::Position;

@@ -7,9 +7,9 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::keys;
+use super::kind::HandlerKind;
 use super::letters::{decode, delete_all, encode};
 use super::policy::OnError;
-use super::runner::HandlerKind;
 use super::shared::{HandlerState, Shared};
 use crate::error::{Error, Invalid, Result};
 use crate::types::Timestamp;

@@ -4,9 +4,10 @@ use std::fmt;
 
 use super::error::HandlerError;
 use super::handle::HandlerHandle;
+use super::kind::HandlerKind;
 use super::policy::OnError;
 use super::reactor::CheckpointKeeper;
-use super::runner::{HandlerKind, Runner};
+use super::runner::Runner;
 use super::sink::{DeliveryOrder, Outgoing, Sink};
 use super::work::{Checkpoint, Work};
 use crate::error::Result;

@@ -1,13 +1,13 @@
 //! Starting a handler: its options, its registration, and the thread that drives its work.
 
-use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::driver::{Driver, Settings};
+use super::driver::{Driver, Loaded, Settings};
 use super::handle::HandlerHandle;
 use super::keys;
+use super::kind::HandlerKind;
 use super::policy::{LastResort, OnError};
 use super::registry::{Registry, register};
 use super::shared::{HandlerState, Shared, Trouble};
@@ -20,32 +20,6 @@ use crate::{Follow, Horizon, Query, Store};
 
 /// Events that are handled between two checkpoints, unless something else is said.
 const BATCH_EVENTS: usize = 1_000;
-
-/// What kind of work a handler does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum HandlerKind {
-    /// A read model: pure, and built anew whenever that is called for.
-    Projection,
-    /// Side effects. It never sees an event again because something is built anew.
-    Reactor,
-    /// A relay of events to the world outside. What holds for a reactor holds for it.
-    Sink,
-    /// A process manager.
-    ProcessManager,
-}
-
-impl fmt::Display for HandlerKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            HandlerKind::Projection => "projection",
-            HandlerKind::Reactor => "reactor",
-            HandlerKind::Sink => "sink",
-            HandlerKind::ProcessManager => "process manager",
-        })
-    }
-}
 
 /// Starts [`Work`] under a name: a thread that follows the events of a query, handles them one by one, saves how far it
 /// came, and deals with failures as its policy says.
@@ -318,17 +292,6 @@ impl Runner {
         store.sync_upto(position)?;
         Ok(Checkpoint::new(&self.name, point))
     }
-}
-
-/// Where a handler begins.
-pub(super) struct Loaded {
-    pub(super) checkpoint: Checkpoint,
-    /// Why everything is handled anew, if it is.
-    pub(super) rebuilt: Option<String>,
-    /// Where it begins has to be saved: at the next start the end would be elsewhere.
-    pub(super) is_first: bool,
-    /// What was put aside was put aside by a state that is gone, and would keep whole streams from the new one.
-    pub(super) forgets: bool,
 }
 
 /// Tells the end of a handler when it is dropped, however that comes about: nobody must wait for it for ever.

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::error::HandlerError;
-use super::runner::HandlerKind;
+use super::kind::HandlerKind;
 use crate::clock::{Clock, Signal};
 use crate::error::Error;
 use crate::types::Position;

@@ -17,13 +17,13 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::handler::breaker::Breaker;
+use crate::handler::kind::HandlerKind;
 use crate::handler::mark::{MarkSlot, Suspect};
 use crate::handler::observe::Observer;
 use crate::handler::parking::Parking;
 use crate::handler::policy::{LastResort, OnError};
-use crate::handler::runner::{HandlerKind, Loaded};
 use crate::handler::shared::{HandlerState, Shared};
-use crate::handler::work::Work;
+use crate::handler::work::{Checkpoint, Work};
 use crate::types::Position;
 use crate::{Event, Follow, Horizon, Query, Store};
 
@@ -65,6 +65,17 @@ pub(super) struct Driver {
     outage_delay: Option<Duration>,
     /// Of the chance in delays.
     seed: u64,
+}
+
+/// Where a handler begins.
+pub(super) struct Loaded {
+    pub(super) checkpoint: Checkpoint,
+    /// Why everything is handled anew, if it is.
+    pub(super) rebuilt: Option<String>,
+    /// Where it begins has to be saved: at the next start the end would be elsewhere.
+    pub(super) is_first: bool,
+    /// What was put aside was put aside by a state that is gone, and would keep whole streams from the new one.
+    pub(super) forgets: bool,
 }
 
 /// What was done since the last checkpoint.
