@@ -208,8 +208,13 @@ fn share(store: &Store, beside: Option<&Store>) {
         let (history, done) = (&history, &done);
         let look = |store: Store| {
             move || {
-                while !done.load(Ordering::Relaxed) {
+                // At least once, however late this thread begins.
+                loop {
+                    let is_last = done.load(Ordering::Relaxed);
                     history.look(&store);
+                    if is_last {
+                        return;
+                    }
                 }
             }
         };
