@@ -431,7 +431,7 @@ impl<const N: usize> SectionWriter<N> {
 pub(super) mod tests {
     use super::*;
     use crate::randomness::SeededRandomness;
-    use crate::storage::{Call, FaultyDisk, MemoryDisk};
+    use crate::storage::{Call, Fault, FaultyDisk, MemoryDisk};
 
     /// An index directory in memory.
     pub(in crate::index) fn files(mode: ReadMode) -> (MemoryDisk, Files) {
@@ -595,6 +595,41 @@ pub(super) mod tests {
         replace(&disk, &FILE.path(), &bytes);
         assert_eq!(file.verify(), []);
         assert_eq!(open(&files).unwrap().verify().len(), 1);
+    }
+
+    /// By its seed, which says which file it is, it would be another one.
+    #[test]
+    fn a_mapped_file_with_a_damaged_first_page_is_not_taken_for_another_one() {
+        let (disk, files) = files(ReadMode::Map);
+        write(&files);
+        let file = open(&files).unwrap();
+        let mut bytes = contents(&disk, &FILE.path());
+        bytes[12] ^= 1;
+        replace(&disk, &FILE.path(), &bytes);
+        assert_eq!(file.verify().iter().map(|fault| fault.offset).collect::<Vec<_>>(), [0]);
+    }
+
+    #[test]
+    fn what_the_system_refuses_is_told_with_its_place_and_a_shortage_as_such() {
+        let disk = FaultyDisk::new(MemoryDisk::new());
+        let files = files_on(&disk, ReadMode::Map);
+        files.create_directory().unwrap();
+        write(&files);
+        for call in [Call::Open, Call::Map] {
+            disk.inject(Fault::next(call));
+            assert!(matches!(open(&files), Err(Unusable::Unreadable(_))), "{call:?}");
+            disk.inject(Fault::next(call).kind(io::ErrorKind::OutOfMemory));
+            assert!(matches!(open(&files), Err(Unusable::Refused(_))), "{call:?}");
+        }
+        let file = open(&files).unwrap();
+        disk.inject(Fault::next(Call::Open));
+        assert_eq!(file.verify().iter().map(|fault| fault.offset).collect::<Vec<_>>(), [0]);
+
+        let file = open(&Files { mode: ReadMode::Pread, ..files }).unwrap();
+        disk.inject(Fault::next(Call::Read));
+        let error = file.number(&NUMBERS, 2 * 1023).unwrap_err();
+        let IndexError::Unreadable(unreadable) = error else { panic!("{error:?}") };
+        assert_eq!((unreadable.fault.file, unreadable.fault.offset), (FILE, 3 * PAGE_BYTES as u64));
     }
 
     #[test]
