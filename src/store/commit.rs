@@ -148,10 +148,8 @@ impl Commit {
     /// Brings the tags of each event into the order in which they are written, each once.
     pub(super) fn order_tags(&mut self) {
         for event in self.parts.iter_mut().flat_map(|part| &mut part.events) {
-            if event.tags.len() > 1 {
-                event.tags.sort_unstable();
-                event.tags.dedup();
-            }
+            event.tags.sort_unstable();
+            event.tags.dedup();
         }
     }
 

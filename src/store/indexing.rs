@@ -249,6 +249,19 @@ mod tests {
         assert!(window.upgrade().is_none());
     }
 
+    /// The append before hands its window on.
+    #[test]
+    fn an_append_goes_to_the_window_that_is_active_and_not_to_a_frozen_one() {
+        let store = open(MemoryDisk::new());
+        let inner = &store.handle.inner;
+        append_one(&store);
+        inner.index.freeze();
+        store.sync().unwrap();
+        inner.spill_index().unwrap();
+        append_one(&store);
+        assert_eq!(store.read(Query::stream("account-alice")).count().unwrap(), 2);
+    }
+
     /// A store whose index has runs to merge, and its disks.
     fn with_runs() -> (MemoryDisk, FaultyDisk) {
         let disk = MemoryDisk::new();
