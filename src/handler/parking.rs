@@ -303,6 +303,5 @@ fn is_lost(store: &Store, letter: &DeadLetter) -> Result<bool> {
         return Ok(true);
     }
     let mut read = store.read(Query::all()).from(letter.position).limit(1);
-    let is_there = |event: &Event<'_>| event.position() == letter.position;
-    Ok(read.next()?.is_some_and(|event| is_there(&event) && !letter.is_of(&event)))
+    Ok(read.next()?.is_some_and(|event| event.position() == letter.position && !letter.is_of(&event)))
 }

@@ -183,10 +183,10 @@ impl<'a> EntryReader<'a> {
 mod tests {
     use super::*;
     use crate::index::key::{KeyKind, KeySeed};
-    use crate::index::paged::tests::{files, files_on};
+    use crate::index::paged::tests::{faulty_files, files};
     use crate::index::run;
     use crate::index::window::{FrameAt, SegmentId, Window};
-    use crate::storage::{Call, Disk, FaultyDisk, MemoryDisk, ReadMode};
+    use crate::storage::{Call, Disk, ReadMode};
 
     fn shape(bytes: u64) -> Shape {
         Shape { positions: bytes, entries: bytes, bytes }
@@ -306,9 +306,7 @@ mod tests {
 
     #[test]
     fn a_merge_that_is_stopped_while_it_writes_takes_its_file_away() {
-        let disk = FaultyDisk::new(MemoryDisk::new());
-        let files = files_on(&disk, ReadMode::Map);
-        files.create_directory().unwrap();
+        let (disk, files) = faulty_files(ReadMode::Map);
         let runs = [write(&files, 1, 100), write(&files, 101, 3)];
         let stop = AtomicBool::new(false);
         disk.hold(Call::Create, ".run");

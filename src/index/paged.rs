@@ -441,7 +441,15 @@ pub(super) mod tests {
         (disk, files)
     }
 
-    pub(in crate::index) fn files_on(disk: &(impl Disk + Clone + 'static), mode: ReadMode) -> Files {
+    /// The same on a disk that fails when it is told to.
+    pub(in crate::index) fn faulty_files(mode: ReadMode) -> (FaultyDisk, Files) {
+        let disk = FaultyDisk::new(MemoryDisk::new());
+        let files = files_on(&disk, mode);
+        files.create_directory().unwrap();
+        (disk, files)
+    }
+
+    fn files_on(disk: &(impl Disk + Clone + 'static), mode: ReadMode) -> Files {
         let randomness = Arc::new(SeededRandomness::new(7));
         Files { disk: Arc::new(disk.clone()), store: StoreId::from_bytes([5; 16]), mode, randomness }
     }
@@ -531,9 +539,7 @@ pub(super) mod tests {
 
     #[test]
     fn without_a_map_a_page_is_read_once_as_long_as_none_takes_its_place() {
-        let disk = FaultyDisk::new(MemoryDisk::new());
-        let files = files_on(&disk, ReadMode::Pread);
-        files.create_directory().unwrap();
+        let (disk, files) = faulty_files(ReadMode::Pread);
         write(&files);
         let file = open(&files).unwrap();
         let before = disk.calls(Call::Read);
@@ -552,9 +558,7 @@ pub(super) mod tests {
 
     #[test]
     fn pages_are_written_many_at_a_time() {
-        let disk = FaultyDisk::new(MemoryDisk::new());
-        let files = files_on(&disk, ReadMode::Map);
-        files.create_directory().unwrap();
+        let (disk, files) = faulty_files(ReadMode::Map);
         let before = disk.calls(Call::Write);
         write(&files);
         // Forty pages of numbers in three, two of entries in one, and the header.
@@ -611,9 +615,7 @@ pub(super) mod tests {
 
     #[test]
     fn what_the_system_refuses_is_told_with_its_place_and_a_shortage_as_such() {
-        let disk = FaultyDisk::new(MemoryDisk::new());
-        let files = files_on(&disk, ReadMode::Map);
-        files.create_directory().unwrap();
+        let (disk, files) = faulty_files(ReadMode::Map);
         write(&files);
         for call in [Call::Open, Call::Map] {
             disk.inject(Fault::next(call));

@@ -332,9 +332,9 @@ fn merged<'a>(same: &'a [(u64, &'a [u32])]) -> std::borrow::Cow<'a, [u32]> {
 mod tests {
     use super::*;
     use crate::index::key::{KeyKind, KeySeed};
-    use crate::index::paged::tests::{contents, files, files_on, replace};
+    use crate::index::paged::tests::{contents, faulty_files, files, replace};
     use crate::index::window::{FrameAt, SegmentId};
-    use crate::storage::{Call, Disk, FaultyDisk, MemoryDisk, ReadMode};
+    use crate::storage::{Call, Disk, ReadMode};
     use crate::types::StoreId;
 
     /// One event a commit; the stream of position p is `s-(p % streams)`.
@@ -437,9 +437,7 @@ mod tests {
     /// What the filter is for, and the last posting in an entry.
     #[test]
     fn a_lookup_reads_no_page_that_it_can_do_without() {
-        let disk = FaultyDisk::new(MemoryDisk::new());
-        let files = files_on(&disk, ReadMode::Pread);
-        files.create_directory().unwrap();
+        let (disk, files) = faulty_files(ReadMode::Pread);
         let seed = KeySeed::of(files.store);
         write(&files, &window(seed, 7, 100)).unwrap();
         let run = Run::open(&files, 150, 249).unwrap();
